@@ -1,0 +1,95 @@
+"""From what an image column may hold to one tensor of pixels."""
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from ray_app.methods import Batch
+
+# Pillow warns above this and refuses above twice as many: a small file can unpack to gigabytes.
+MAX_PIXELS = 64_000_000
+
+
+def to_pixels(batch: "Batch", column: str, size: tuple[int, int], channels: int) -> Tensor:
+    """Return uint8 [n, channels, h, w], or float32 0..1 where the column holds floats.
+
+    Args:
+        batch: Its column holds arrays [h, w], [h, w, 1] or [h, w, 3] (uint8 0..255 or float 0..1), or encoded bytes.
+        column: Which column.
+        size: h, w of the result; bilinear with antialiasing.
+        channels: 1 or 3 of the result; grey is repeated, colour is turned to luma.
+
+    Raises:
+        ValueError: No such column, or a row that cannot be read; the message names the row.
+    """
+    if column not in batch:
+        raise ValueError(f"no column {column!r} to encode (columns: {', '.join(batch)}); map it with `columns:`")
+    values = batch[column]
+    if values.dtype != object and values.ndim in (3, 4) and len(values):
+        return _fit(_checked(values, "rows"), size, channels)
+    rows = [_fit(_decode(value, row)[None], size, channels) for row, value in enumerate(values)]
+    if not rows:
+        return torch.zeros((0, channels, *size), dtype=torch.uint8)
+    if len({row.dtype for row in rows}) > 1:
+        rows = [row if row.is_floating_point() else row.float() / 255 for row in rows]
+    return torch.cat(rows)
+
+
+def decode(content: bytes, mode: str | None = None) -> np.ndarray:
+    """Return the pixels of a PNG, JPEG or WebP: uint8 [h, w, c].
+
+    Raises:
+        ValueError: Not an image, or one with too many pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"image of {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,} in all")
+            image = image.convert(mode or ("L" if image.mode in ("1", "L", "I", "I;16", "LA") else "RGB"))
+            pixels = np.asarray(image)
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a readable image ({error})") from error
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _decode(value: Any, row: int) -> np.ndarray:
+    try:
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            return decode(bytes(value))
+        return _checked(np.asarray(value), f"row {row}")
+    except ValueError as error:
+        raise ValueError(f"row {row}: {error}") from error
+
+
+def _checked(pixels: np.ndarray, what: str) -> np.ndarray:
+    if pixels.dtype != np.uint8 and not np.issubdtype(pixels.dtype, np.floating):
+        raise ValueError(f"{what}: pixels of type {pixels.dtype}; expected uint8 0..255 or float 0..1")
+    return pixels
+
+
+def _fit(pixels: np.ndarray, size: tuple[int, int], channels: int) -> Tensor:
+    """[n, h, w] or [n, h, w, c] to [n, channels, *size]."""
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    if pixels.shape[-1] not in (1, 3):
+        raise ValueError(f"images of shape {pixels.shape[1:]}; expected [h, w], [h, w, 1] or [h, w, 3]")
+    # Copied: Ray's arrays are read-only views, which torch cannot share.
+    images = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, 1)).copy())
+    is_bytes = images.dtype == torch.uint8
+    images = images.float()
+    if images.shape[1] != channels:
+        if channels == 1:
+            images = (images * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+        else:
+            images = images.expand(-1, channels, -1, -1)
+    if images.shape[-2:] != size:
+        images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
+    if is_bytes:
+        return images.round().clamp(0, 255).to(torch.uint8)
+    return images.clamp(0, 1)

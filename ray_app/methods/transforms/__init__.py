@@ -1,0 +1,29 @@
+"""Transforms turn rows into rows: clean, resize, corrupt, attack."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ray_app.methods import Batch
+
+
+class Transform(ABC):
+    """A batch to a batch. Columns that it does not name pass through; the input arrays are never written to.
+
+    A random transform draws from a generator seeded by its own seed and the row's `row_id`, so a row becomes the same
+    on every machine, in every batch and in every order.
+    """
+
+    columns: ClassVar[Sequence[str]]
+    """The columns that it reads, checked before anything starts."""
+
+    @abstractmethod
+    def __call__(self, batch: "Batch") -> "Batch":
+        """Return a new batch with the same columns; it may have fewer rows.
+
+        Raises:
+            ValueError: A row cannot be transformed; the message names it.
+        """

@@ -1,0 +1,113 @@
+"""The connection to Ray: a cluster where one is named, else a quiet local one."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from ray_app.errors import RunError, SpecError
+
+# Logical, not physical: a read, an actor pool and a writer each hold a CPU, and with fewer of them Ray Data waits for
+# ever without a word. Two real cores run four logical ones well.
+LEAST_CPUS = 4
+
+
+def connect(address: str | None = None, num_cpus: int | None = None) -> None:
+    """Connect this process to Ray; nothing happens where it is connected already.
+
+    Args:
+        address: A cluster's address, `auto`, or None: the one that RAY_ADDRESS names (set inside a Ray job), else a new
+            local one on this machine.
+        num_cpus: Logical CPUs of a new local one; None: this machine's, at least LEAST_CPUS.
+
+    Raises:
+        SpecError: num_cpus for a cluster that is there already.
+        RunError: No cluster answers there; the message says what to check.
+    """
+    # Heavy, and most commands of the command line do not need it.
+    quiet()
+    import ray
+
+    if ray.is_initialized():
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        cpus = num_cpus or max(LEAST_CPUS, len(os.sched_getaffinity(0)))
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
+        return
+    if num_cpus is not None:
+        raise SpecError(f"num_cpus={num_cpus} is for a new local Ray; the cluster at {address} has its own")
+    _check_reachable(address)
+    # Without it the driver sends no token at all, and is refused after twenty seconds without a reason.
+    if _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    try:
+        ray.init(address=address, **common)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RunError(
+            f"no Ray cluster answers at {address} ({_one_line(error)}); is it up, and is RAY_AUTH_TOKEN its token?"
+        ) from error
+
+
+@contextmanager
+def session(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
+    """Connect for the length of a block; a connection that was there before is left alone."""
+    quiet()
+    import ray
+
+    was_there = ray.is_initialized()
+    connect(address, num_cpus)
+    try:
+        yield
+    finally:
+        if not was_there:
+            ray.shutdown()
+
+
+def quiet() -> None:
+    """Keep Ray's chatter in its log files; ours is what a user came for."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    for name in ("ray", "ray.data", "ray.serve", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def total_cpus() -> float:
+    """Return the connected cluster's logical CPUs."""
+    import ray
+
+    return float(ray.cluster_resources().get("CPU", 0))
+
+
+def total_gpus() -> float:
+    """Return the connected cluster's GPUs."""
+    import ray
+
+    return float(ray.cluster_resources().get("GPU", 0))
+
+
+def _has_token() -> bool:
+    return bool(os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"))
+
+
+def _check_reachable(address: str) -> None:
+    # Ray retries an address where nobody listens for a long while before it says so.
+    parts = urlsplit(address if "://" in address else f"tcp://{address}")
+    if address == "auto" or parts.hostname is None or parts.port is None:
+        return
+    try:
+        with suppress(TimeoutError):
+            socket.create_connection((parts.hostname, parts.port), timeout=5).close()
+    except OSError as error:
+        raise RunError(f"nobody listens at {address} ({error}); start the cluster or mend RAY_ADDRESS") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
