@@ -21,18 +21,20 @@ class DatasetSpec(Spec):
     """Path of the dataset that this one is derived from."""
     split: str | None = None
     """Which of the parent's splits; None: all."""
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default_factory=dict)
     """Our column → the source's column."""
     labels: list[str] | None = None
     """Class names in the order of their numbers; None: what the source knows."""
     classes: list[int] | None = None
     """Keep only rows with these labels; they keep their numbers."""
-    splits: dict[str, float] = {}
+    splits: dict[str, float] = Field(default_factory=dict)
     """Split → share of the rows, drawn by a hash of `row_id`: the same on every machine."""
     seed: int = Field(default=0, ge=0)
     """Of the splits."""
-    transforms: list[Transform] = []
+    transforms: list[Transform] = Field(default_factory=list)
     encoder: Encoder | None = None
+    max_rejected: float = Field(default=0.01, ge=0, le=1)
+    """Share of bad rows past which a run fails; each is set aside with its reason."""
     unit_rows: int = Field(default=1024, ge=1)
     """Rows that are read, written and committed as one."""
 

@@ -1,26 +1,24 @@
 """From what an image column may hold to one tensor of pixels."""
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
+from ray_app.methods._images import decode
+
 if TYPE_CHECKING:
     from ray_app.methods import Batch
-
-# Pillow warns above this and refuses above twice as many: a small file can unpack to gigabytes.
-MAX_PIXELS = 64_000_000
 
 
 def to_pixels(batch: "Batch", column: str, size: tuple[int, int], channels: int) -> Tensor:
     """Return uint8 [n, channels, h, w], or float32 0..1 where the column holds floats.
 
     Args:
-        batch: Its column holds arrays [h, w], [h, w, 1] or [h, w, 3] (uint8 0..255 or float 0..1), or encoded bytes.
+        batch: Its column holds arrays [h, w], [h, w, 1] or [h, w, 3] (uint8 0..255 or float 0..1), or encoded
+            bytes.
         column: Which column.
         size: h, w of the result; bilinear with antialiasing.
         channels: 1 or 3 of the result; grey is repeated, colour is turned to luma.
@@ -29,7 +27,9 @@ def to_pixels(batch: "Batch", column: str, size: tuple[int, int], channels: int)
         ValueError: No such column, or a row that cannot be read; the message names the row.
     """
     if column not in batch:
-        raise ValueError(f"no column {column!r} to encode (columns: {', '.join(batch)}); map it with `columns:`")
+        raise ValueError(
+            f"no column {column!r} to encode (columns: {', '.join(batch)}); map it with `columns:`"
+        )
     values = batch[column]
     if values.dtype != object and values.ndim in (3, 4) and len(values):
         return _fit(_checked(values, "rows"), size, channels)
@@ -39,23 +39,6 @@ def to_pixels(batch: "Batch", column: str, size: tuple[int, int], channels: int)
     if len({row.dtype for row in rows}) > 1:
         rows = [row if row.is_floating_point() else row.float() / 255 for row in rows]
     return torch.cat(rows)
-
-
-def decode(content: bytes, mode: str | None = None) -> np.ndarray:
-    """Return the pixels of a PNG, JPEG or WebP: uint8 [h, w, c].
-
-    Raises:
-        ValueError: Not an image, or one with too many pixels.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"image of {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,} in all")
-            image = image.convert(mode or ("L" if image.mode in ("1", "L", "I", "I;16", "LA") else "RGB"))
-            pixels = np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"not a readable image ({error})") from error
-    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _decode(value: Any, row: int) -> np.ndarray:

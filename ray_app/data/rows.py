@@ -1,0 +1,159 @@
+"""What happens to every row between source and reader: pixels decoded, labels numbered, bad rows apart."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ray_app.data.arrow import concat, stacked, take
+from ray_app.data.sources import Read, Rejected
+from ray_app.errors import DataError
+from ray_app.methods._images import decode
+
+if TYPE_CHECKING:
+    from ray_app.methods import Batch
+    from ray_app.methods.transforms import Transform
+
+
+def decoded(read: Read) -> Read:
+    """Turn encoded images into pixels uint8 [h, w, c]; a row that is no image is rejected."""
+    column = read.batch.get("image")
+    if column is None or column.dtype != object:
+        return read
+    reasons: dict[int, str] = {}
+    pixels: list[Any] = []
+    for row, value in enumerate(column):
+        try:
+            pixels.append(_pixels(value))
+        except ValueError as error:
+            reasons[row] = str(error)
+    read = reject(read, reasons)
+    return Read({**read.batch, "image": stacked(pixels)}, read.rejected)
+
+
+def numbered(read: Read, labels: Sequence[str], where: str) -> Read:
+    """Turn labels into int64 class numbers; a row whose label is missing or unknown is rejected.
+
+    Args:
+        read: Its column `label` holds numbers, or names.
+        labels: Class names; empty: unknown, any number from 0 on is good.
+        where: How to call the dataset in an error.
+
+    Raises:
+        DataError: The labels are names and nobody said in which order.
+    """
+    column = read.batch.get("label")
+    if column is None:
+        return read
+    if column.dtype == object and any(isinstance(value, str) for value in column):
+        if not labels:
+            raise DataError(
+                f"{where}: the column 'label' holds text; list the class names in order in `labels:`"
+            )
+        known = {name: number for number, name in enumerate(labels)}
+        values = [known.get(value, -1) if isinstance(value, str) else value for value in column]
+    else:
+        values = list(column)
+    reasons: dict[int, str] = {}
+    numbers: list[int] = []
+    for row, value in enumerate(values):
+        if (reason := _refused(value, len(labels))) is None:
+            numbers.append(int(value))
+        else:
+            reasons[row] = (
+                reason if column[row] is value or reason == _NO_LABEL else f"label {column[row]!r} is unknown"
+            )
+    read = reject(read, reasons)
+    return Read({**read.batch, "label": np.array(numbers, dtype=np.int64)}, read.rejected)
+
+
+def renamed(read: Read, columns: dict[str, str], where: str) -> Read:
+    """Give the source's columns our names.
+
+    Raises:
+        DataError: The source lacks one.
+    """
+    batch = dict(read.batch)
+    for ours, theirs in columns.items():
+        if theirs not in read.batch:
+            raise DataError(
+                f"{where}: `columns` maps {ours!r} to {theirs!r}, which the source lacks"
+                f" (columns: {', '.join(read.batch)})"
+            )
+    for theirs in set(columns.values()) - set(columns):
+        batch.pop(theirs)
+    return Read({**batch, **{ours: read.batch[theirs] for ours, theirs in columns.items()}}, read.rejected)
+
+
+def transformed(read: Read, transforms: "Sequence[tuple[str, Transform]]", where: str) -> Read:
+    """Apply transforms in order. Where one refuses a batch, its rows are tried alone, the bad ones rejected.
+
+    Raises:
+        DataError: A column that a transform reads is missing.
+    """
+    for name, transform in transforms:
+        if len(read.batch["row_id"]) == 0:
+            return read
+        if missing := [column for column in transform.columns if column not in read.batch]:
+            raise DataError(
+                f"{where}: transforms/{name} reads the column {missing[0]!r}, which is not there"
+                f" (columns: {', '.join(read.batch)}); map it with `columns:`"
+            )
+        try:
+            read = Read(transform(read.batch), read.rejected)
+        except ValueError:
+            read = _one_by_one(read, name, transform)
+    return read
+
+
+def reject(read: Read, reasons: dict[int, str]) -> Read:
+    """Set rows aside: row number → why."""
+    if not reasons:
+        return read
+    bad = np.zeros(len(read.batch["row_id"]), dtype=bool)
+    bad[list(reasons)] = True
+    rejected = [Rejected(read.batch["row_id"][row], reasons[row]) for row in sorted(reasons)]
+    return Read(take(read.batch, ~bad), [*read.rejected, *rejected])
+
+
+def _one_by_one(read: Read, name: str, transform: "Transform") -> Read:
+    good: list[Batch] = []
+    rejected = list(read.rejected)
+    for row in range(len(read.batch["row_id"])):
+        single = take(read.batch, slice(row, row + 1))
+        try:
+            good.append(transform(single))
+        except ValueError as error:
+            rejected.append(Rejected(single["row_id"][0], f"transforms/{name}: {error}"))
+    return Read(concat(good) if good else take(read.batch, slice(0)), rejected)
+
+
+def _pixels(value: Any) -> np.ndarray:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return decode(bytes(value))
+    if value is None:
+        raise ValueError("no image")
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):  # Hugging Face's Image feature
+        return decode(value["bytes"])
+    pixels = np.asarray(value)
+    if pixels.dtype == object or pixels.ndim not in (2, 3):
+        raise ValueError(
+            f"no image: {type(value).__name__}; expected encoded bytes, or pixels [h, w] or [h, w, c]"
+        )
+    return pixels
+
+
+_NO_LABEL = "no label"
+
+
+def _refused(value: Any, classes: int) -> str | None:
+    if value is None or value != value:
+        return _NO_LABEL
+    if isinstance(value, (bytes, str)) or int(value) != value:
+        return f"label {value!r} is no class number"
+    if value < 0 or (classes and value >= classes):
+        return f"label {value} is none of the classes" + (f" 0..{classes - 1}" if classes else "")
+    return None
+
+
+__all__ = ["decoded", "numbered", "reject", "renamed", "transformed"]

@@ -1,0 +1,194 @@
+"""Rows of Parquet files: one file, a folder of them, or a glob.
+
+A row is called `<file>#<index>`, unless the files have a column `row_id` already, as datasets that ray-app
+built have.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ray_app.data.arrow import nulls, to_batch
+from ray_app.data.sources import Read, Rejected, Source, Unit, digest, ranges
+from ray_app.data.sources._files import File, find, fingerprint
+from ray_app.errors import DataError
+
+# Rows decoded at a time; a row group may hold a million.
+_STEP = 1024
+
+
+class Parquet(Source):
+    """Reads tables whose files have the same columns.
+
+    Args:
+        path: A file, a folder (searched in depth) or a glob; `~` and environment variables are expanded.
+        columns: The file's columns to read; None: all. Those that nobody reads cost nothing.
+    """
+
+    def __init__(self, *, path: str, columns: Sequence[str] | None = None) -> None:
+        if not isinstance(path, str) or not path:
+            raise ValueError(f"parquet: path must be a file, a folder or a glob, got {path!r}")
+        if columns is not None and (
+            isinstance(columns, str) or not all(isinstance(name, str) for name in columns)
+        ):
+            raise ValueError(f"parquet: columns must be a list of names, got {columns!r}")
+        self.path = path
+        self._chosen = list(columns) if columns is not None else None
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The files' columns."""
+        return [name for name in self.schema.names if name != "row_id"]
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The first file's schema, of the columns that are read.
+
+        Raises:
+            DataError: It cannot be read, or lacks a column.
+        """
+        file = self.files[0]
+        schema = _open(file.path).schema_arrow
+        if self._chosen is None:
+            return schema
+        if missing := [name for name in self._chosen if name not in schema.names]:
+            raise DataError(f"{file.path}: has no column {missing[0]!r} (columns: {', '.join(schema.names)})")
+        extra = ["row_id"] if "row_id" in schema.names and "row_id" not in self._chosen else []
+        return pa.schema([schema.field(name) for name in [*extra, *self._chosen]], metadata=schema.metadata)
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Nothing: a table does not say what its numbers mean."""
+        return []
+
+    @cached_property
+    def files(self) -> list[File]:
+        """The files, sorted by name."""
+        return find(self.path, (".parquet", ".pq"))
+
+    def fingerprint(self) -> str:
+        """Return a hash of the files' names and fingerprints."""
+        return digest(self._chosen, [(file.name, fingerprint(file.path)) for file in self.files])
+
+    def largest(self, column: str) -> int | None:
+        """Return the largest whole number in a column, from the files' statistics."""
+        found: list[int] = []
+        for file in self.files:
+            metadata = _open(file.path).metadata
+            names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+            if column not in names:
+                return None
+            for group in range(metadata.num_row_groups):
+                statistics = metadata.row_group(group).column(names.index(column)).statistics
+                if statistics is None or not statistics.has_min_max or not isinstance(statistics.max, int):
+                    return None
+                found.append(statistics.max)
+        return max(found, default=None)
+
+    def units(self, rows_per_unit: int) -> list[Unit]:
+        """Divide the rows that the footers count."""
+        return [
+            replace(unit, path=file.name)
+            for file in self.files
+            for unit in ranges(
+                file.name,
+                _open(file.path).metadata.num_rows,
+                rows_per_unit,
+                digest(self._chosen, fingerprint(file.path)),
+            )
+        ]
+
+    def read(self, unit: Unit) -> Read:
+        """Return a unit's rows."""
+        return next(self.stream([unit]))[1]
+
+    def stream(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Read]]:
+        """Read units; those of one file that follow each other decode it once."""
+        runs: list[list[Unit]] = []
+        for unit in units:
+            if runs and runs[-1][-1].path == unit.path and runs[-1][-1].stop == unit.start:
+                runs[-1].append(unit)
+            else:
+                runs.append([unit])
+        for run in runs:
+            file = next((file for file in self.files if file.name == run[0].path), None)
+            if file is None:
+                raise DataError(f"{self.path}: {run[0].path} is gone since the run was planned; run it again")
+            tables = _pieces(file.path, self.schema.names, run[0].start)
+            rest: pa.Table | None = None
+            for unit in run:
+                table, rest = _fill(rest, tables, len(unit), file, unit)
+                yield unit, self._rows(table, file, unit)
+
+    def _rows(self, table: pa.Table, file: File, unit: Unit) -> Read:
+        whole = {f.name for f in table.schema if _needs_values(f.type)}
+        row_ids = (
+            np.array([str(value) for value in table.column("row_id").to_pylist()], dtype=object)
+            if "row_id" in table.column_names
+            else np.array([f"{file.name}#{index}" for index in range(unit.start, unit.stop)], dtype=object)
+        )
+        bad = nulls(table, whole)
+        rejected = [Rejected(row_ids[row], _missing(table, whole, int(row))) for row in np.flatnonzero(bad)]
+        if bad.any():
+            table = table.filter(pa.array(~bad))
+        batch = to_batch(table.drop_columns(["row_id"]) if "row_id" in table.column_names else table)
+        return Read({"row_id": row_ids[~bad], **batch}, rejected)
+
+
+def _open(path: Path) -> Any:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not readable as Parquet ({str(error).splitlines()[0]})") from error
+
+
+def _pieces(path: Path, columns: Sequence[str], start: int) -> Iterator[pa.Table]:
+    """Tables from row `start` on, each small; row groups before it are not decoded."""
+    file = _open(path)
+    skip, groups = start, list(range(file.metadata.num_row_groups))
+    while groups and skip >= (rows := file.metadata.row_group(groups[0]).num_rows):
+        skip -= rows
+        groups.pop(0)
+    try:
+        for record in file.iter_batches(batch_size=_STEP, row_groups=groups, columns=list(columns)):
+            if skip >= record.num_rows:
+                skip -= record.num_rows
+                continue
+            yield pa.Table.from_batches([record.slice(skip)])
+            skip = 0
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path}: damaged after its footer was read ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _fill(
+    rest: pa.Table | None, tables: Iterator[pa.Table], rows: int, file: File, unit: Unit
+) -> tuple[pa.Table, pa.Table | None]:
+    """Take exactly `rows` rows; what is left of the last piece is the next unit's beginning."""
+    parts, count = ([rest], rest.num_rows) if rest is not None else ([], 0)
+    while count < rows:
+        piece = next(tables, None)
+        if piece is None:
+            raise DataError(
+                f"{file.path}: has no row {unit.stop - 1} any more; it changed since the run was planned"
+            )
+        parts.append(piece)
+        count += piece.num_rows
+    table = pa.concat_tables(parts)
+    return table.slice(0, rows), table.slice(rows) if count > rows else None
+
+
+def _needs_values(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _missing(table: pa.Table, columns: set[str], row: int) -> str:
+    names = [name for name in table.column_names if name in columns and not table.column(name)[row].is_valid]
+    return f"no value in {', '.join(names)}"
