@@ -1,0 +1,333 @@
+"""The verbs. Each parses, calls one engine function, and prints; heavy imports wait until a verb needs them."""
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ray_app import __version__
+from ray_app.errors import RayAppError, SpecError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ray_app.progress import Reporter
+
+app = typer.Typer(
+    name="ray-app",
+    help="Scalable evaluation and serving of pre-trained models on Ray: stream, score, sweep, soup, serve, report.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(name="data", help="Read, derive and look at datasets.", no_args_is_help=True)
+app.add_typer(data_app)
+
+MENDABLE = 2
+"""Exit status when the user can mend it."""
+INTERRUPTED = 130
+
+
+class Scale(StrEnum):
+    """How large a reproduction is."""
+
+    quick = "quick"
+    reference = "reference"
+    full = "full"
+
+
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="Ray cluster to use; default: RAY_ADDRESS, else a local Ray.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Folder for the results; default: runs/<name>.", show_default=False)
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a setting of the spec: sweep.trials=4. May be repeated.", show_default=False),
+]
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend is one line and status 2."""
+    try:
+        app(standalone_mode=False)
+    except RayAppError as error:
+        _fail(str(error))
+    except typer.Exit as leaving:
+        raise SystemExit(leaving.exit_code) from None
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("interrupted; run the same command again to go on\n")
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # The reader (head, less) has gone: nothing is wrong, and nothing more can be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    except Exception as error:
+        # Click's usage errors: its class moves between releases, its interface does not.
+        if hasattr(error, "format_message"):
+            _fail(f"{error.format_message()}; see ray-app --help")
+        raise
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,  # noqa: FBT002
+) -> None:
+    if version:
+        _print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def methods(
+    which: Annotated[str | None, typer.Argument(metavar="[FAMILY[/NAME]]", show_default=False)] = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """List the methods, or describe one, from its docstring."""
+    from ray_app import registry
+
+    family, _, name = (which or "").partition("/")
+    if name:
+        described = registry.describe(family, name)
+        if as_json:
+            _print(json.dumps({**vars(described), "options": dict(described.options)}))
+            return
+        _print(f"{family}/{name}\n\n{described.doc}\n\nOptions:")
+        for option, default in described.options.items():
+            _print(f"  {option} = {default}")
+        return
+    rows = [
+        registry.describe(each, found)
+        for each in ([family] if family else registry.FAMILIES)
+        for found in registry.names(each)
+    ]
+    if as_json:
+        _print(json.dumps([{"family": row.family, "name": row.name, "summary": row.summary} for row in rows]))
+        return
+    _table(["method", "what it gives"], [[f"{row.family}/{row.name}", row.summary] for row in rows])
+
+
+@data_app.command("build")
+def data_build(
+    spec: Annotated[Path, typer.Argument(help="A dataset's YAML file.")],
+    out: Out = None,
+    address: Address = None,
+    settings: Settings = None,
+    force: Annotated[bool, typer.Option("--force", help="Delete what an older spec built there first.")] = False,  # noqa: FBT002
+) -> None:
+    """Stream a dataset into Parquet: every row once, also when it is killed and run again."""
+    from ray_app.data.build import build
+    from ray_app.session import session
+    from ray_app.spec import load
+    from ray_app.spec.dataset import DatasetSpec
+
+    checked = load(spec, DatasetSpec, _overrides(settings))
+    with session(address):
+        result = build(checked, out or Path("runs") / checked.name, reporter=_reporter(), force=force)
+    _print(str(result))
+
+
+@data_app.command("show")
+def data_show(
+    spec: Annotated[Path, typer.Argument(help="A dataset's YAML file, or the folder of a built one.")],
+    rows: Annotated[int, typer.Option("--rows", min=1, max=1000, help="How many rows to print.")] = 5,
+) -> None:
+    """Print a dataset's columns, splits and first rows."""
+    from ray_app.data.show import show
+
+    _print(show(spec, rows))
+
+
+@app.command()
+def tune(
+    spec: Annotated[Path, typer.Argument(help="A sweep's YAML file.")],
+    out: Out = None,
+    address: Address = None,
+    settings: Settings = None,
+) -> None:
+    """Sweep, make soups and ensembles, export the winner as a bundle. Run it again to go on after a kill."""
+    from ray_app.spec import load
+    from ray_app.spec.tune import TuneSpec
+
+    checked = load(spec, TuneSpec, _overrides(settings))
+    folder = out or Path("runs") / checked.name
+    from ray_app.session import session
+    from ray_app.tune.report import write_report
+    from ray_app.tune.run import run
+
+    with session(address):
+        result = run(checked, folder, _reporter())
+        report = write_report(result)
+    _table(
+        ["model", "members", "validation", "test accuracy", "ingredients"],
+        [
+            [
+                f"{row.name}{' *' if row.name == result.chosen.name else ''}",
+                len(row.files),
+                f"{row.value:.4f}",
+                f"{row.test_accuracy:.4f}",
+                " ".join(row.ingredients),
+            ]
+            for row in result.results
+        ],
+    )
+    _print(f"* exported: {_relative(result.bundle.path)} (version {result.bundle.version})\nreport: {_relative(report)}")
+
+
+@app.command()
+def evaluate(
+    suite: Annotated[Path, typer.Argument(help="A suite's YAML file.")],
+    bundle: Annotated[list[Path], typer.Option("--bundle", "-b", help="A bundle; may be repeated.")],
+    seeds: Annotated[int, typer.Option("--seeds", min=1, max=100, help="How often random parts are drawn.")] = 1,
+    out: Out = None,
+    address: Address = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Measure bundles on a suite: accuracy, calibration, robustness, detection; write tables and a report."""
+    from ray_app.evaluation.run import evaluate as run_evaluation
+    from ray_app.session import session
+    from ray_app.spec import load
+    from ray_app.spec.suite import SuiteSpec
+
+    checked = load(suite, SuiteSpec)
+    with session(address):
+        result = run_evaluation(
+            checked, bundle, seeds=seeds, folder=out or Path("runs") / checked.name, reporter=_reporter(quiet=as_json)
+        )
+    if as_json:
+        _print(json.dumps(result.records()))
+        return
+    _table(*result.summary())
+    _print(f"report: {_relative(result.report)}")
+
+
+@app.command()
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    host: Annotated[str, typer.Option("--host", help="Address to bind; not loopback: a token is required.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    policy: Annotated[str, typer.Option("--policy", help="What an abnormal input gets: flag, abstain, reject.")] = "flag",
+    placement: Annotated[str, typer.Option("--placement", help="together or spread.")] = "together",
+    replicas: Annotated[int, typer.Option("--max-replicas", min=1, max=1000)] = 1,
+    address: Address = None,
+) -> None:
+    """Serve a bundle over HTTP until interrupted. The bearer token is read from RAY_APP_TOKEN."""
+    from ray_app.serve.run import serve_forever
+    from ray_app.session import session
+
+    with session(address):
+        serve_forever(
+            bundle, host=host, port=port, policy=policy, placement=placement, max_replicas=replicas, reporter=_reporter()
+        )
+
+
+@app.command()
+def papers(as_json: Json = False) -> None:  # noqa: FBT002
+    """List the papers, their claims and the methods that came from them."""
+    from ray_app.papers import described
+
+    known = described()
+    if as_json:
+        _print(json.dumps(known))
+        return
+    _table(
+        ["slug", "paper", "year", "claims", "methods"],
+        [[row["slug"], row["title"], row["year"], len(row["claims"]), " ".join(row["methods"])] for row in known],
+    )
+
+
+@app.command()
+def reproduce(
+    slugs: Annotated[list[str] | None, typer.Argument(metavar="[SLUG]...", show_default=False)] = None,
+    scale: Annotated[Scale, typer.Option("--scale", help="quick: seconds; reference: minutes, public data.")] = Scale.quick,
+    out: Out = None,
+    address: Address = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Test papers' claims (all papers, or those named) and write a report. A claim that fails is shown as such."""
+    from ray_app.papers.run import reproduce as run_papers
+    from ray_app.session import session
+
+    with session(address):
+        result = run_papers(
+            slugs or [], scale=scale.value, folder=out or Path("runs") / "papers", reporter=_reporter(quiet=as_json)
+        )
+    if as_json:
+        _print(json.dumps(result.records()))
+        return
+    _table(*result.summary())
+    _print(f"report: {_relative(result.report)}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything it makes.")] = Path("runs/demo"),
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Where it serves while it runs.")] = 8000,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete what an earlier demo made there first.")] = False,  # noqa: FBT002
+) -> None:
+    """Watch the whole of it on real images: pre-train, sweep, soup, detect, evaluate, serve, report."""
+    from ray_app.demo.run import demo as run_demo
+
+    run_demo(out, port=port, fresh=fresh, console=_console())
+
+
+def _overrides(settings: list[str] | None) -> dict[str, Any]:
+    import yaml
+
+    changes = {}
+    for setting in settings or []:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise SpecError(f"--set {setting}: expected key=value, such as sweep.trials=4")
+        try:
+            changes[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SpecError(f"--set {setting}: {value!r} is not a YAML value; quote it") from error
+    return changes
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console()
+
+
+def _reporter(*, quiet: bool = False) -> "Reporter":
+    from ray_app.progress import Silent, Terminal
+
+    return Silent() if quiet else Terminal(_console())
+
+
+def _table(columns: list[str], rows: list[list[Any]]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row))
+    console = _console()
+    if not console.is_terminal:
+        console.width = 200  # a pipe has no width: do not fold what grep is to find
+    console.print(table)
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _fail(line: str) -> None:
+    sys.stderr.write(f"error: {' '.join(line.split())}\n")
+    raise SystemExit(MENDABLE)
+

@@ -1,0 +1,114 @@
+"""The state of a sweep as data: one JSON record a trial, so that a killed run goes on and nobody unpickles anything."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ray_app.methods.combiners import Candidate
+from ray_app.tune.store import read_json, read_state, write_json
+
+Status: TypeAlias = Literal["running", "finished", "stopped", "failed"]
+RECORD = "trial.json"
+WEIGHTS = "candidate.safetensors"
+
+
+@dataclass
+class Trial:
+    """One trial: what was asked, what came of it."""
+
+    name: str
+    config: dict[str, Any]
+    """Setting → value, over the spec's defaults."""
+    status: Status = "running"
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """What each epoch reported, in order."""
+    error: str | None = None
+
+    def last(self, metric: str) -> float:
+        """Return the latest value of a metric; nan when it has none."""
+        return self.curve[-1].get(metric, math.nan) if self.curve else math.nan
+
+
+class Ledger:
+    """The trials of a run folder.
+
+    Args:
+        folder: Holds a folder a trial.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def weights(self, name: str) -> Path:
+        """Return where a trial's weights are."""
+        return self.folder / name / WEIGHTS
+
+    def write(self, trial: Trial) -> None:
+        """Record a trial."""
+        write_json(self.folder / trial.name / RECORD, asdict(trial))
+
+    def read(self, name: str) -> Trial | None:
+        """Return a trial's record, if there is one."""
+        path = self.folder / name / RECORD
+        return Trial(**read_json(path)) if path.exists() else None
+
+    def trials(self) -> list[Trial]:
+        """Return all recorded trials in the order of their names."""
+        if not self.folder.is_dir():
+            return []
+        return [trial for path in sorted(self.folder.iterdir()) if (trial := self.read(path.name)) is not None]
+
+    def ended(self) -> list[Trial]:
+        """Return those that need not run again: finished with weights, or stopped by the scheduler.
+
+        A failed trial counts as ended too: the same settings would fail again. Delete its folder to retry it.
+        """
+        return [
+            trial
+            for trial in self.trials()
+            if trial.status in ("stopped", "failed")
+            or (trial.status == "finished" and self.weights(trial.name).exists())
+        ]
+
+    def candidates(self, metric: str, sign: float) -> list[Candidate]:
+        """Return the finished trials, best first.
+
+        Args:
+            metric: What they are ordered by.
+            sign: -1 where lower is better; a candidate's value is always higher for better.
+        """
+        found = [
+            Candidate(trial.name, sign * trial.last(metric), lambda path=self.weights(trial.name): read_state(path))
+            for trial in self.ended()
+            if trial.status == "finished" and math.isfinite(trial.last(metric))
+        ]
+        return sorted(found, key=lambda candidate: (-candidate.value, candidate.name))
+
+    def table(self, metric: str, sign: float) -> pa.Table:
+        """Return the leaderboard: a row a trial, best first."""
+        worst_first = (lambda trial: (-sign * trial.last(metric) if trial.curve else math.inf, trial.name))
+        trials = sorted(self.trials(), key=worst_first)
+        settings = sorted({key for trial in trials for key in trial.config})
+        columns: dict[str, list[Any]] = {
+            "trial": [trial.name for trial in trials],
+            "status": [trial.status for trial in trials],
+            "epochs": [len(trial.curve) for trial in trials],
+            "accuracy": [trial.last("accuracy") for trial in trials],
+            "nll": [trial.last("nll") for trial in trials],
+            "error": [trial.error for trial in trials],
+        }
+        for key in settings:
+            values = [trial.config.get(key) for trial in trials]
+            plain = all(value is None or isinstance(value, (int, float)) for value in values)
+            columns[f"config/{key}"] = values if plain else [None if v is None else str(v) for v in values]
+        return pa.table(columns)
+
+    def write_table(self, path: Path, metric: str, sign: float) -> None:
+        """Write the leaderboard as Parquet, whole or not at all."""
+        temporary = path.with_name(f".{path.name}")
+        pq.write_table(self.table(metric, sign), temporary, compression="zstd")
+        temporary.replace(path)

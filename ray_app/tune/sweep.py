@@ -1,0 +1,159 @@
+"""The sweep: Ray Tune runs the trials that the ledger lacks, each from the shared start."""
+
+import os
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from ray_app.errors import RunError
+from ray_app.metrics.classification import accuracy, nll
+from ray_app.progress import Reporter, Work
+from ray_app.spec import Method
+from ray_app.spec.tune import Sweep, settings
+from ray_app.tune.ledger import Ledger, Trial
+from ray_app.tune.search import LedgerSearch, Proposals, trial_name
+from ray_app.tune.start import Start, build_model, objective_for
+from ray_app.tune.store import read_state, write_state
+from ray_app.tune.training import Rows, logits_of, train
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What every trial of a sweep reads; it travels once, by reference."""
+
+    model: Method
+    num_classes: int
+    sweep: Sweep
+    start: Start
+    training: Rows
+    validation: Rows
+    folder: Path
+    """Absolute, of the ledger."""
+
+
+def run_sweep(shared: Shared, reporter: Reporter) -> Ledger:
+    """Run what is left of a sweep.
+
+    Raises:
+        RunError: Every trial failed; the message has the first error.
+    """
+    sweep, ledger = shared.sweep, Ledger(shared.folder)
+    ended = {trial.name for trial in ledger.ended()}
+    left = [index for index in range(sweep.trials) if trial_name(index) not in ended]
+    with reporter.work("sweep", sweep.trials) as work:
+        if ended:
+            work.advance(sweep.trials - len(left), f"{sweep.trials - len(left)} trials were there already")
+        if left:
+            _tune(shared, ledger, left, work)
+    if not any(trial.status == "finished" for trial in ledger.trials()):
+        errors = [trial.error for trial in ledger.trials() if trial.error] or ["no trial finished"]
+        raise RunError(f"every trial failed; the first error: {errors[0]} (records: {ledger.folder})")
+    return ledger
+
+
+def _tune(shared: Shared, ledger: Ledger, left: list[int], work: Work) -> None:
+    sweep = shared.sweep
+    mode = "min" if sweep.metric == "nll" else "max"
+    resources = {"cpu": sweep.resources.cpu, "gpu": sweep.resources.gpu}
+    reference = ray.put(shared)
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # the ledger is the state; Tune's own is not used
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(run_trial, shared=reference), resources),
+        tune_config=tune.TuneConfig(
+            search_alg=LedgerSearch(Proposals(sweep, ledger.trials()), left, sweep.metric, mode),
+            scheduler=_scheduler(sweep, mode),
+            num_samples=len(left),
+            max_concurrent_trials=sweep.concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(shared.folder.parent / "ray"),
+            callbacks=[_Watch(ledger, work, sweep.metric)],
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def run_trial(config: dict[str, Any], shared: Any) -> None:
+    """One trial, in a Ray worker: train from the start, report each epoch, leave the weights.
+
+    An error is recorded and ends this trial only.
+    """
+    shared = ray.get(shared) if isinstance(shared, ray.ObjectRef) else shared
+    ledger = Ledger(shared.folder)
+    trial = Trial(config["name"], config["config"])
+    ledger.write(trial)
+    torch.set_num_threads(max(1, int(shared.sweep.resources.cpu)))
+    try:
+        how = settings(shared.sweep.train, trial.config)
+        encoder = build_model(shared.model, shared.num_classes)
+        encoder.load_state_dict(read_state(shared.start.path))
+        encoder.to("cuda" if shared.sweep.resources.gpu and torch.cuda.is_available() else "cpu")
+
+        def on_epoch(epoch: int, logged: dict[str, float]) -> None:
+            proba = torch.softmax(logits_of(encoder, shared.validation), 1).numpy()
+            labels = shared.validation.labels.numpy()
+            trial.curve.append({**logged, "epoch": epoch, "accuracy": accuracy(proba, labels), "nll": nll(proba, labels)})
+            if epoch == how.epochs:
+                write_state(ledger.weights(trial.name), encoder.state_dict())
+                trial.status = "finished"
+            ledger.write(trial)
+            tune.report(trial.curve[-1])
+
+        train(encoder, objective_for(how, encoder), shared.training, how, on_epoch)
+    except Exception as error:  # noqa: BLE001  # whatever it is, it ends this trial only, and is kept
+        trial.status, trial.error = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
+        ledger.write(trial)
+        (ledger.folder / trial.name / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+
+
+class _Watch(tune.Callback):  # type: ignore[misc]  # ray has no types
+    """Shows progress, and records in the ledger what the scheduler decided."""
+
+    def __init__(self, ledger: Ledger, work: Work, metric: str) -> None:
+        self._ledger, self._work, self._metric = ledger, work, metric
+        self._best = 0.0
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        name = trial.config["name"]
+        record = self._ledger.read(name)
+        if record is None:
+            return
+        if record.status == "running":
+            record.status = "stopped"
+            self._ledger.write(record)
+        note = f"{record.status} trial {name}: " + (record.error or f"{self._metric} {record.last(self._metric):.4f}")
+        self._work.advance(1, note)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        # The worker died: run_trial itself catches what Python can raise.
+        record = self._ledger.read(trial.config["name"]) or Trial(trial.config["name"], trial.config["config"])
+        record.status, record.error = "failed", "the worker process died; out of memory?"
+        self._ledger.write(record)
+        self._work.advance(1, f"failed trial {record.name}: {record.error}")
+
+
+def _scheduler(sweep: Sweep, mode: str) -> TrialScheduler:
+    if sweep.scheduler.name == "none":
+        return FIFOScheduler()
+    most = max(settings(sweep.train, {"epochs": value}).epochs for value in _epochs(sweep))
+    return ASHAScheduler(
+        time_attr="epoch",
+        metric=sweep.metric,
+        mode=mode,
+        grace_period=min(sweep.scheduler.grace, most),
+        max_t=most,
+        reduction_factor=sweep.scheduler.reduction,
+    )
+
+
+def _epochs(sweep: Sweep) -> list[int]:
+    return [sweep.train.epochs, *next(iter(sweep.space.get("epochs", {"": []}).values()))]
