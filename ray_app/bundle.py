@@ -7,7 +7,7 @@
     tables/<name>.parquet           side tables (prototypes with their rows, distance matrices)
     assets/…                        further files (tokenizers)
 
-A bundle is written under a temporary name and renamed, so one that exists is whole. Loading checks every name, size
+A bundle is written under a temporary name and renamed, so one that exists is whole. Loading checks every name
 and hash before any of it is used.
 """
 
@@ -23,8 +23,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -38,12 +39,13 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
-_NAME = re.compile(r"^[a-z0-9][a-z0-9_.-]*$")
+_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]*$")  # no dot: torch takes none in a module's name
 _RECORDED = ("ray", "torch", "timm", "transformers", "numpy", "scikit-learn", "safetensors", "pyarrow")
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON has no NaN; as null, a metric that is nan would make a bundle that cannot be read again.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class Component(_Part):
@@ -57,12 +59,13 @@ class Component(_Part):
 class Threshold(_Part):
     """Where abnormal begins, and what in-distribution scores look like."""
 
-    value: float
+    # Nothing is above nan or inf: such a threshold would let everything through without a word.
+    value: float = Field(allow_inf_nan=False)
     """Scores above it are abnormal."""
     tpr: float = Field(gt=0, lt=1)
     """Share of in-distribution rows that it lets through, on the rows it was calibrated on."""
     rows: int = Field(ge=1)
-    quantiles: list[float] = Field(min_length=2)
+    quantiles: list[Annotated[float, Field(allow_inf_nan=False)]] = Field(min_length=2)
     """In-distribution scores at equally spaced probabilities from 0 to 1: a percentile is a look-up."""
 
 
@@ -104,13 +107,24 @@ class Manifest(_Part):
     def _plain_names(cls, parts: dict[str, Any]) -> dict[str, Any]:
         for name in parts:
             if not _NAME.match(name):
-                raise ValueError(f"{name!r} is no plain name; use a-z, 0-9, _ - .")
+                raise ValueError(f"{name!r} is no plain name; use a-z, 0-9, _ -")
         return parts
 
     @property
     def version(self) -> str:
-        """The first 12 digits of a hash over everything in it: equal bundles have equal versions."""
-        content = json.dumps([self.name, self.answer, self.temperature, self.labels, sorted(self.files.items())])
+        """The first 12 digits of a hash over all that decides an answer: equal bundles, equal versions."""
+        decides = {
+            "name",
+            "modality",
+            "labels",
+            "members",
+            "heads",
+            "detectors",
+            "answer",
+            "temperature",
+            "files",
+        }
+        content = json.dumps(self.model_dump(mode="json", include=decides), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
@@ -140,7 +154,9 @@ class Bundle:
         try:
             return load_file(self.path / file)
         except (SafetensorError, OSError) as error:
-            raise BundleError(f"{self.path / file}: not readable as safetensors ({error}); export it again") from error
+            raise BundleError(
+                f"{self.path / file}: not readable as safetensors ({error}); export it again"
+            ) from error
 
     def table(self, name: str) -> "pa.Table":
         """Return a side table.
@@ -148,12 +164,18 @@ class Bundle:
         Raises:
             BundleError: It has no such table.
         """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         file = f"tables/{name}.parquet"
         if file not in self.manifest.files:
             raise BundleError(f"{self.path}: has no table {name!r}")
-        return pq.read_table(self.path / file)
+        try:
+            return pq.read_table(self.path / file)
+        except (pa.ArrowException, OSError) as error:
+            raise BundleError(
+                f"{self.path / file}: not readable as Parquet ({error}); export it again"
+            ) from error
 
 
 @dataclass
@@ -183,7 +205,8 @@ def save(path: str | Path, manifest: Manifest, contents: Contents) -> Bundle:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         for file, tensors in contents.tensors.items():
-            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            # Cloned: safetensors refuses tensors that share memory, as tied weights do.
+            plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
             _write(temporary / _safe(file, path), to_bytes(plain))
         for name, table in contents.tables.items():
             target = temporary / _safe(f"tables/{name}.parquet", path)
@@ -217,28 +240,9 @@ def load(path: str | Path, *, verify: bool = True) -> Bundle:
         BundleError: One line: what is wrong with it and how to mend it.
     """
     path = Path(path)
-    file = path / MANIFEST
     if not path.is_dir():
         raise BundleError(f"{path}: no such bundle in {Path.cwd()}; `ray-app tune` makes one")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BundleError(f"{path}: holds no {MANIFEST}, so it is no bundle; `ray-app tune` makes one") from error
-    except (ValueError, OSError) as error:
-        raise BundleError(f"{file}: damaged, not readable as JSON ({error}); export it again") from error
-    schema = content.get("schema_version") if isinstance(content, dict) else None
-    if not isinstance(schema, int):
-        raise BundleError(f"{file}: has no schema_version; is it a bundle's manifest?")
-    if schema > SCHEMA_VERSION:
-        raise BundleError(
-            f"{path}: written in schema {schema}, this ray-app {__version__} reads up to {SCHEMA_VERSION}; upgrade ray-app"
-        )
-    try:
-        manifest = Manifest.model_validate(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BundleError(f"{file}: {where}: {first['msg']}; export it again") from error
+    manifest = _read_manifest(path)
     for name, digest in manifest.files.items():
         target = path / _safe(name, path)
         if not target.resolve().is_relative_to(path.resolve()):
@@ -246,8 +250,11 @@ def load(path: str | Path, *, verify: bool = True) -> Bundle:
         if not target.is_file():
             raise BundleError(f"{path}: {name} is missing; copy the whole folder, or export it again")
         if verify and _sha256(target) != digest:
-            raise BundleError(f"{path}: {name} is damaged (its sha256 is not the manifest's); copy or export it again")
+            raise BundleError(
+                f"{path}: {name} is damaged (its sha256 is not the manifest's); copy or export it again"
+            )
     _check_named(path, manifest)
+    _check_assets(path, manifest)
     return Bundle(path, manifest)
 
 
@@ -256,18 +263,59 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
+def _read_manifest(path: Path) -> Manifest:
+    file = path / MANIFEST
+    if not file.resolve().is_relative_to(path.resolve()):
+        raise BundleError(f"{path}: {MANIFEST!r} leads outside of the bundle; do not trust it")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"{path}: holds no {MANIFEST}, so it is no bundle; `ray-app tune` makes one"
+        ) from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise BundleError(f"{file}: damaged, not readable as JSON ({error}); export it again") from error
+    schema = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(schema, int) or schema < 1:
+        raise BundleError(f"{file}: has no schema_version of 1 or more; is it a bundle's manifest?")
+    if schema > SCHEMA_VERSION:
+        raise BundleError(
+            f"{path}: has schema {schema}, this ray-app reads up to {SCHEMA_VERSION}; upgrade ray-app"
+        )
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BundleError(f"{file}: {where}: {first['msg']}; export it again") from error
+
+
 def _check_named(path: Path, manifest: Manifest) -> None:
-    parts = {**manifest.members, **manifest.heads, **manifest.detectors}
-    for name, part in parts.items():
+    # Chained, not merged: a head and a detector may have the same name.
+    for name, part in chain(manifest.members.items(), manifest.heads.items(), manifest.detectors.items()):
         if part.file not in manifest.files:
-            raise BundleError(f"{path}: {name} refers to {part.file!r}, which the bundle does not hold; export it again")
+            raise BundleError(
+                f"{path}: {name} refers to {part.file!r}, which the bundle does not hold; export it again"
+            )
     if manifest.answer != "logits" and manifest.answer not in manifest.heads:
-        raise BundleError(f"{path}: answers with {manifest.answer!r}, which is none of its heads; export it again")
+        raise BundleError(
+            f"{path}: answers with {manifest.answer!r}, which is none of its heads; export it again"
+        )
+
+
+def _check_assets(path: Path, manifest: Manifest) -> None:
+    # An encoder gets its assets as a folder and may read whatever lies there, so what has no hash must not.
+    for found in (path / "assets").rglob("*"):
+        name = found.relative_to(path).as_posix()
+        if (found.is_symlink() or not found.is_dir()) and name not in manifest.files:
+            raise BundleError(
+                f"{path}: holds {name!r}, which its manifest does not list; remove it or export again"
+            )
 
 
 def _safe(name: str, bundle: Path) -> str:
     pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not name:
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not name.isprintable() or not name:
         raise BundleError(f"{bundle}: {name!r} leads outside of the bundle; do not trust it")
     return name
 
@@ -298,8 +346,13 @@ def _swap(temporary: Path, path: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(
+            f"{path}: cannot be read ({error.strerror}); mend its permissions or copy it again"
+        ) from error
 
 
 def _versions() -> Mapping[str, str]:

@@ -1,6 +1,9 @@
-"""A bundle, ready to answer: members, heads and detectors on one forward pass. Plain torch; every engine uses it."""
+"""A bundle, ready to answer: members, heads and detectors on one forward pass.
 
-from collections.abc import Collection, Mapping
+Plain torch; every engine uses it.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -37,35 +40,32 @@ class Prediction:
         return self.proba.argmax(1)
 
 
-class Predictor(nn.Module):
-    """A bundle's members, heads and detectors in eval mode.
-
-    Heads and detectors see one encoder: the member, or all of them joined (features concatenated, logits averaged).
+class Judge(nn.Module):
+    """A bundle's heads and detectors, without members: it answers from features that were computed elsewhere.
 
     Args:
         bundle: Verified already.
-        device: Where to put it.
+        encoder: For detectors that run the model themselves (input gradients); None: there is none here.
     """
 
-    def __init__(self, bundle: Bundle, device: torch.device | str = "cpu") -> None:
+    def __init__(self, bundle: Bundle, encoder: Encoder | None = None) -> None:
         super().__init__()
         self.bundle = bundle
         self.labels = bundle.manifest.labels
         self.temperature = bundle.manifest.temperature
         self.answer = bundle.manifest.answer
-        members = {name: load_member(bundle, name) for name in bundle.manifest.members}
-        self.encoder = joined(members)
+        supplied = {} if encoder is None else {"encoder": encoder}
         self.heads = nn.ModuleDict(
             {name: _learned(bundle, "heads", part) for name, part in bundle.manifest.heads.items()}
         )
         self.detectors = nn.ModuleDict(
             {
-                name: _learned(bundle, "detectors", part, encoder=self.encoder)
+                name: _learned(bundle, "detectors", part, **supplied)
                 for name, part in bundle.manifest.detectors.items()
             }
         )
-        self.requires_grad_(False)
-        self.eval().to(device)
+        self.requires_grad_(requires_grad=False)
+        self.eval()
 
     @property
     def thresholds(self) -> dict[str, Threshold]:
@@ -73,33 +73,24 @@ class Predictor(nn.Module):
         parts = self.bundle.manifest.detectors
         return {name: part.threshold for name, part in parts.items() if part.threshold is not None}
 
-    def preprocess(self, batch: "Batch") -> Inputs:
-        """Turn a batch into inputs, on the CPU; ValueError names a row that cannot be read."""
-        return self.encoder.preprocess(batch)
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether a detector differentiates the model: inference mode would forbid it."""
+        return any("input_grad" in part.needs for part in self._parts())
 
-    def want(self, heads: Collection[str] | None = None, detectors: Collection[str] | None = None) -> set[Want]:
-        """Return what the forward pass must give for these heads and detectors (None: all)."""
-        parts = [
-            *(self.heads[name] for name in (self.heads if heads is None else heads)),
-            *(self.detectors[name] for name in (self.detectors if detectors is None else detectors)),
-        ]
-        needs = {need for part in parts for need in part.needs}
+    def want(
+        self, heads: Collection[str] | None = None, detectors: Collection[str] | None = None
+    ) -> set[Want]:
+        """Return what the forward pass must give for these heads and detectors (None: all).
+
+        The logits are not among them unless one of these, or the bundle's answer, reads them.
+        """
+        needs = {need for part in self._parts(heads, detectors) for need in part.needs}
         if "input_grad" in needs:
             needs = needs - {"input_grad"} | {"inputs"}
-        if self.encoder.num_classes:
+        if self.answer == "logits":
             needs.add("logits")
         return cast(set[Want], needs)
-
-    def forward(
-        self,
-        inputs: Inputs,
-        heads: Collection[str] | None = None,
-        detectors: Collection[str] | None = None,
-    ) -> Prediction:
-        """Answer for n inputs, with these heads and detectors (None: all)."""
-        wanted = self.want(heads, detectors)
-        inputs = inputs.to(self.device) if isinstance(inputs, Tensor) else {k: v.to(self.device) for k, v in inputs.items()}
-        return self.judge(self.encoder(inputs, wanted), heads, detectors)
 
     def judge(
         self,
@@ -108,10 +99,10 @@ class Predictor(nn.Module):
         detectors: Collection[str] | None = None,
     ) -> Prediction:
         """Answer from features that were computed elsewhere."""
-        heads = set(self.heads if heads is None else heads) | ({self.answer} - {"logits"})
-        proba = {name: cast(Head, self.heads[name]).predict_proba(features) for name in heads}
-        chosen = self.detectors if detectors is None else detectors
-        scores = {name: cast(Detector, self.detectors[name]).score(features) for name in chosen}
+        chosen = set(self.heads if heads is None else heads) | ({self.answer} - {"logits"})
+        proba = {name: cast(Head, self.heads[name]).predict_proba(features) for name in chosen}
+        scored = self.detectors if detectors is None else detectors
+        scores = {name: cast(Detector, self.detectors[name]).score(features) for name in scored}
         return Prediction(
             proba=self.from_logits(features) if self.answer == "logits" else proba[self.answer],
             features=features,
@@ -126,8 +117,64 @@ class Predictor(nn.Module):
             BundleError: Its members have no classifier.
         """
         if features.logits is None:
-            raise BundleError(f"{self.bundle.path}: its members have no classifier; export it with a head as `answer`")
+            raise BundleError(
+                f"{self.bundle.path}: its members have no classifier; export it with a head as `answer`"
+            )
         return torch.softmax(features.logits / self.temperature, dim=1)
+
+    def _parts(
+        self, heads: Collection[str] | None = None, detectors: Collection[str] | None = None
+    ) -> Iterator[Head | Detector]:
+        for name in self.heads if heads is None else heads:
+            yield cast(Head, self.heads[name])
+        for name in self.detectors if detectors is None else detectors:
+            yield cast(Detector, self.detectors[name])
+
+
+class Predictor(Judge):
+    """A bundle's members, heads and detectors in eval mode.
+
+    Heads and detectors see one encoder: the member, or all of them joined (features concatenated, logits
+    averaged).
+
+    Args:
+        bundle: Verified already.
+        device: Where to put it.
+    """
+
+    def __init__(self, bundle: Bundle, device: torch.device | str = "cpu") -> None:
+        encoder = joined({name: load_member(bundle, name) for name in bundle.manifest.members})
+        super().__init__(bundle, encoder)
+        self.encoder = encoder
+        _check_labels(bundle, encoder)
+        self.requires_grad_(requires_grad=False)
+        self.eval().to(device)
+
+    def preprocess(self, batch: "Batch") -> Inputs:
+        """Turn a batch into inputs, on the CPU; ValueError names a row that cannot be read."""
+        return self.encoder.preprocess(batch)
+
+    def want(
+        self, heads: Collection[str] | None = None, detectors: Collection[str] | None = None
+    ) -> set[Want]:
+        """Return what the forward pass must give for these (None: all), and the logits where it has them."""
+        logits: set[Want] = {"logits"} if self.encoder.num_classes else set()
+        return super().want(heads, detectors) | logits
+
+    def forward(
+        self,
+        inputs: Inputs,
+        heads: Collection[str] | None = None,
+        detectors: Collection[str] | None = None,
+    ) -> Prediction:
+        """Answer for n inputs, with these heads and detectors (None: all)."""
+        wanted = self.want(heads, detectors)
+        inputs = (
+            inputs.to(self.device)
+            if isinstance(inputs, Tensor)
+            else {k: v.to(self.device) for k, v in inputs.items()}
+        )
+        return self.judge(self.encoder(inputs, wanted), heads, detectors)
 
     @property
     def device(self) -> torch.device:
@@ -142,8 +189,21 @@ def load_member(bundle: Bundle, name: str) -> Encoder:
         BundleError: It cannot be constructed here, or its weights do not fit.
     """
     return cast(
-        Encoder, _learned(bundle, "encoders", bundle.manifest.members[name], assets=bundle.path / "assets" / name)
+        Encoder,
+        _learned(bundle, "encoders", bundle.manifest.members[name], assets=bundle.path / "assets" / name),
     ).eval()
+
+
+def preprocessor(bundle: Bundle) -> Encoder:
+    """Return an encoder that can preprocess for all members and takes no memory: it has no weights.
+
+    Raises:
+        BundleError: It cannot be constructed here.
+    """
+    name, part = next(iter(bundle.manifest.members.items()))
+    return cast(Encoder, _constructed(bundle, "encoders", part, assets=bundle.path / "assets" / name)).to(
+        "meta"
+    )
 
 
 def joined(members: Mapping[str, Encoder]) -> Encoder:
@@ -151,11 +211,15 @@ def joined(members: Mapping[str, Encoder]) -> Encoder:
     return next(iter(members.values())) if len(members) == 1 else Joined(members)
 
 
-def _learned(bundle: Bundle, family: str, part: Component, **supplied: object) -> nn.Module:
+def _constructed(bundle: Bundle, family: str, part: Component, **supplied: object) -> nn.Module:
     try:
-        module: nn.Module = registry.build(family, part.method.name, part.method.options, **supplied)
+        return cast(nn.Module, registry.build(family, part.method.name, part.method.options, **supplied))
     except SpecError as error:
         raise BundleError(f"{bundle.path}: {error}; was it made by another version of ray-app?") from error
+
+
+def _learned(bundle: Bundle, family: str, part: Component, **supplied: object) -> nn.Module:
+    module = _constructed(bundle, family, part, **supplied)
     try:
         module.load_state_dict(bundle.tensors(part.file))
     except (RuntimeError, KeyError) as error:
@@ -166,4 +230,18 @@ def _learned(bundle: Bundle, family: str, part: Component, **supplied: object) -
     return module
 
 
-__all__ = ["Prediction", "Predictor", "join", "joined", "load_member"]
+def _check_labels(bundle: Bundle, encoder: Encoder) -> None:
+    members = encoder.members.values() if isinstance(encoder, Joined) else [encoder]
+    widths = {cast(Encoder, member).num_classes for member in members}
+    if len(widths) > 1:
+        raise BundleError(
+            f"{bundle.path}: its members have {sorted(widths)} classes; they must agree, export it again"
+        )
+    labels = len(bundle.manifest.labels)
+    if encoder.num_classes not in (0, labels):
+        raise BundleError(
+            f"{bundle.path}: has {labels} labels for {encoder.num_classes} logits; export it with one each"
+        )
+
+
+__all__ = ["Judge", "Prediction", "Predictor", "join", "joined", "load_member", "preprocessor"]
