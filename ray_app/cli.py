@@ -1,4 +1,4 @@
-"""The verbs. Each parses, calls one engine function, and prints; heavy imports wait until a verb needs them."""
+"""The verbs. Each parses, calls one engine function, and prints; heavy imports wait for a verb."""
 
 import json
 import os
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="ray-app",
-    help="Scalable evaluation and serving of pre-trained models on Ray: stream, score, sweep, soup, serve, report.",
+    help="Evaluate and serve pre-trained models on Ray: stream, score, sweep, soup, serve, report.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,15 +42,20 @@ class Scale(StrEnum):
 
 Address = Annotated[
     str | None,
-    typer.Option("--address", help="Ray cluster to use; default: RAY_ADDRESS, else a local Ray.", show_default=False),
+    typer.Option(
+        "--address", help="Ray cluster to use; default: RAY_ADDRESS, else a local Ray.", show_default=False
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 Out = Annotated[
-    Path | None, typer.Option("--out", help="Folder for the results; default: runs/<name>.", show_default=False)
+    Path | None,
+    typer.Option("--out", help="Folder for the results; default: runs/<name>.", show_default=False),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change a setting of the spec: sweep.trials=4. May be repeated.", show_default=False),
+    typer.Option(
+        "--set", help="Change a setting of the spec: sweep.trials=4. May be repeated.", show_default=False
+    ),
 ]
 
 
@@ -78,7 +83,7 @@ def main() -> None:
 
 @app.callback(invoke_without_command=True)
 def _top(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,  # noqa: FBT002
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
 ) -> None:
     if version:
         _print(__version__)
@@ -88,7 +93,7 @@ def _top(
 @app.command()
 def methods(
     which: Annotated[str | None, typer.Argument(metavar="[FAMILY[/NAME]]", show_default=False)] = None,
-    as_json: Json = False,  # noqa: FBT002
+    as_json: Json = False,
 ) -> None:
     """List the methods, or describe one, from its docstring."""
     from ray_app import registry
@@ -120,7 +125,9 @@ def data_build(
     out: Out = None,
     address: Address = None,
     settings: Settings = None,
-    force: Annotated[bool, typer.Option("--force", help="Delete what an older spec built there first.")] = False,  # noqa: FBT002
+    force: Annotated[
+        bool, typer.Option("--force", help="Delete what an older spec built there first.")
+    ] = False,
 ) -> None:
     """Stream a dataset into Parquet: every row once, also when it is killed and run again."""
     from ray_app.data.build import build
@@ -178,17 +185,22 @@ def tune(
             for row in result.results
         ],
     )
-    _print(f"* exported: {_relative(result.bundle.path)} (version {result.bundle.version})\nreport: {_relative(report)}")
+    _print(
+        f"* exported: {_relative(result.bundle.path)} (version {result.bundle.version})\n"
+        f"report: {_relative(report)}"
+    )
 
 
 @app.command()
 def evaluate(
     suite: Annotated[Path, typer.Argument(help="A suite's YAML file.")],
     bundle: Annotated[list[Path], typer.Option("--bundle", "-b", help="A bundle; may be repeated.")],
-    seeds: Annotated[int, typer.Option("--seeds", min=1, max=100, help="How often random parts are drawn.")] = 1,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, max=100, help="How often random parts are drawn.")
+    ] = 1,
     out: Out = None,
     address: Address = None,
-    as_json: Json = False,  # noqa: FBT002
+    as_json: Json = False,
 ) -> None:
     """Measure bundles on a suite: accuracy, calibration, robustness, detection; write tables and a report."""
     from ray_app.evaluation.run import evaluate as run_evaluation
@@ -199,7 +211,11 @@ def evaluate(
     checked = load(suite, SuiteSpec)
     with session(address):
         result = run_evaluation(
-            checked, bundle, seeds=seeds, folder=out or Path("runs") / checked.name, reporter=_reporter(quiet=as_json)
+            checked,
+            bundle,
+            seeds=seeds,
+            folder=out or Path("runs") / checked.name,
+            reporter=_reporter(quiet=as_json),
         )
     if as_json:
         _print(json.dumps(result.records()))
@@ -211,9 +227,13 @@ def evaluate(
 @app.command()
 def serve(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
-    host: Annotated[str, typer.Option("--host", help="Address to bind; not loopback: a token is required.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", help="Address to bind; not loopback: a token is required.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
-    policy: Annotated[str, typer.Option("--policy", help="What an abnormal input gets: flag, abstain, reject.")] = "flag",
+    policy: Annotated[
+        str, typer.Option("--policy", help="What an abnormal input gets: flag, abstain, reject.")
+    ] = "flag",
     placement: Annotated[str, typer.Option("--placement", help="together or spread.")] = "together",
     replicas: Annotated[int, typer.Option("--max-replicas", min=1, max=1000)] = 1,
     address: Address = None,
@@ -224,12 +244,18 @@ def serve(
 
     with session(address):
         serve_forever(
-            bundle, host=host, port=port, policy=policy, placement=placement, max_replicas=replicas, reporter=_reporter()
+            bundle,
+            host=host,
+            port=port,
+            policy=policy,
+            placement=placement,
+            max_replicas=replicas,
+            reporter=_reporter(),
         )
 
 
 @app.command()
-def papers(as_json: Json = False) -> None:  # noqa: FBT002
+def papers(as_json: Json = False) -> None:
     """List the papers, their claims and the methods that came from them."""
     from ray_app.papers import described
 
@@ -239,25 +265,33 @@ def papers(as_json: Json = False) -> None:  # noqa: FBT002
         return
     _table(
         ["slug", "paper", "year", "claims", "methods"],
-        [[row["slug"], row["title"], row["year"], len(row["claims"]), " ".join(row["methods"])] for row in known],
+        [
+            [row["slug"], row["title"], row["year"], len(row["claims"]), " ".join(row["methods"])]
+            for row in known
+        ],
     )
 
 
 @app.command()
 def reproduce(
     slugs: Annotated[list[str] | None, typer.Argument(metavar="[SLUG]...", show_default=False)] = None,
-    scale: Annotated[Scale, typer.Option("--scale", help="quick: seconds; reference: minutes, public data.")] = Scale.quick,
+    scale: Annotated[
+        Scale, typer.Option("--scale", help="quick: seconds; reference: minutes, public data.")
+    ] = Scale.quick,
     out: Out = None,
     address: Address = None,
-    as_json: Json = False,  # noqa: FBT002
+    as_json: Json = False,
 ) -> None:
-    """Test papers' claims (all papers, or those named) and write a report. A claim that fails is shown as such."""
+    """Test papers' claims (of all, or those named) and write a report. One that fails is shown as such."""
     from ray_app.papers.run import reproduce as run_papers
     from ray_app.session import session
 
     with session(address):
         result = run_papers(
-            slugs or [], scale=scale.value, folder=out or Path("runs") / "papers", reporter=_reporter(quiet=as_json)
+            slugs or [],
+            scale=scale.value,
+            folder=out or Path("runs") / "papers",
+            reporter=_reporter(quiet=as_json),
         )
     if as_json:
         _print(json.dumps(result.records()))
@@ -269,8 +303,12 @@ def reproduce(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for everything it makes.")] = Path("runs/demo"),
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Where it serves while it runs.")] = 8000,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Delete what an earlier demo made there first.")] = False,  # noqa: FBT002
+    port: Annotated[
+        int, typer.Option("--port", min=1, max=65535, help="Where it serves while it runs.")
+    ] = 8000,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete what an earlier demo made there first.")
+    ] = False,
 ) -> None:
     """Watch the whole of it on real images: pre-train, sweep, soup, detect, evaluate, serve, report."""
     from ray_app.demo.run import demo as run_demo
@@ -330,4 +368,3 @@ def _print(text: str) -> None:
 def _fail(line: str) -> None:
     sys.stderr.write(f"error: {' '.join(line.split())}\n")
     raise SystemExit(MENDABLE)
-

@@ -1,8 +1,8 @@
-"""What a user sees while long work runs: a live bar on a terminal, a line now and then in a pipe, nothing in tests."""
+"""What a user sees of long work: a bar on a terminal, a line now and then in a pipe, nothing in tests."""
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -28,14 +28,9 @@ class Reporter(Protocol):
         """Print one line that stays."""
         ...
 
-    def work(self, title: str, total: float | None) -> "_Context":
+    def work(self, title: str, total: float | None) -> AbstractContextManager[Work]:
         """Show a piece of work for the length of a block; total None: it is not known how long."""
         ...
-
-
-class _Context(Protocol):
-    def __enter__(self) -> Work: ...
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 class Silent:
@@ -45,7 +40,7 @@ class Silent:
         """Say nothing."""
 
     @contextmanager
-    def work(self, title: str, total: float | None) -> Iterator[Work]:  # noqa: ARG002
+    def work(self, title: str, total: float | None) -> Iterator[Work]:
         """Show nothing."""
         yield _Quiet()
 
@@ -95,7 +90,9 @@ class _Bar:
     task: TaskID
 
     def advance(self, done: float = 1, note: str = "") -> None:
-        self.progress.update(self.task, advance=done, **({"note": note} if note else {}))
+        self.progress.update(self.task, advance=done)
+        if note:
+            self.progress.update(self.task, note=note)
 
 
 @dataclass

@@ -1,8 +1,8 @@
-"""From a name in YAML to a class: `detectors/mahalanobis` is the one public class of `methods/detectors/mahalanobis.py`.
+"""From a name in YAML to a class: `heads/logistic` is the one public class of `methods/heads/logistic.py`.
 
-There is no list to keep in step: a family is a folder, a method is a file. Third parties add theirs by an entry point
-in the group `ray_app.<family>`, whose name is the method's name and whose value is `module:Class`. Listing and
-describing parse the source and import nothing, so that help stays fast.
+There is no list to keep in step: a family is a folder, a method is a file. Third parties add theirs by an
+entry point in the group `ray_app.<family>`, whose name is the method's name and whose value is
+`module:Class`. Listing and describing parse the source and import nothing, so that help stays fast.
 """
 
 import ast
@@ -75,10 +75,14 @@ def load(family: str, name: str) -> type[Any]:
     if name in (plugins := _entry_points(family)):
         loaded = plugins[name].load()
         if not isinstance(loaded, type):
-            raise SpecError(f"{family}/{name}: entry point {plugins[name].value!r} is no class; it must name one")
+            raise SpecError(
+                f"{family}/{name}: entry point {plugins[name].value!r} is no class; it must name one"
+            )
         return loaded
     known = names(family)
-    raise SpecError(f"unknown method {family}/{name}{nearest(name, known)} (known: {', '.join(known) or 'none'})")
+    raise SpecError(
+        f"unknown method {family}/{name}{nearest(name, known)} (known: {', '.join(known) or 'none'})"
+    )
 
 
 def options(family: str, name: str) -> dict[str, inspect.Parameter]:
@@ -86,7 +90,9 @@ def options(family: str, name: str) -> dict[str, inspect.Parameter]:
     return _parameters(load(family, name))
 
 
-def check(family: str, name: str, given: Mapping[str, Any], *, supplied: frozenset[str] = frozenset()) -> None:
+def check(
+    family: str, name: str, given: Mapping[str, Any], *, supplied: frozenset[str] = frozenset()
+) -> None:
     """Refuse options that the method does not have, and the absence of those it requires.
 
     Args:
@@ -98,9 +104,8 @@ def check(family: str, name: str, given: Mapping[str, Any], *, supplied: frozens
     known = options(family, name)
     for key in given:
         if key not in known:
-            raise SpecError(
-                f"{family}/{name} has no option {key!r}{nearest(key, known)} (options: {', '.join(known) or 'none'})"
-            )
+            listed = ", ".join(known) or "none"
+            raise SpecError(f"{family}/{name} has no option {key!r}{nearest(key, known)} (options: {listed})")
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in given and key not in supplied:
             raise SpecError(f"{family}/{name} needs the option {key!r}; add it beside `name: {name}`")
@@ -148,12 +153,17 @@ def nearest(word: str, known: Mapping[str, Any] | list[str]) -> str:
 @cache
 def _files(family: str) -> dict[str, Path]:
     if family not in FAMILIES:
-        raise SpecError(f"unknown family {family!r}{nearest(family, FAMILIES)} (families: {', '.join(FAMILIES)})")
+        raise SpecError(
+            f"unknown family {family!r}{nearest(family, FAMILIES)} (families: {', '.join(FAMILIES)})"
+        )
     # find_spec imports the parents only; those hold no work.
     spec = find_spec(FAMILIES[family])
     folders = list(spec.submodule_search_locations or []) if spec else []
     return {
-        path.stem: path for folder in folders for path in Path(folder).glob("*.py") if not path.stem.startswith("_")
+        path.stem: path
+        for folder in folders
+        for path in Path(folder).glob("*.py")
+        if not path.stem.startswith("_")
     }
 
 
@@ -169,7 +179,9 @@ def _only_class(module: str, namespace: Mapping[str, Any]) -> type[Any]:
         if isinstance(value, type) and value.__module__ == module and not key.startswith("_")
     ]
     if len(public) != 1:
-        raise TypeError(f"{module} must define exactly one public class, has {[cls.__name__ for cls in public]}")
+        raise TypeError(
+            f"{module} must define exactly one public class, has {[cls.__name__ for cls in public]}"
+        )
     return public[0]
 
 

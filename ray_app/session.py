@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from ray_app.errors import RunError, SpecError
 
-# Logical, not physical: a read, an actor pool and a writer each hold a CPU, and with fewer of them Ray Data waits for
-# ever without a word. Two real cores run four logical ones well.
+# Logical, not physical: a read, an actor pool and a writer each hold a CPU, and with fewer of them Ray Data
+# waits for ever without a word. Two real cores run four logical ones well.
 LEAST_CPUS = 4
 
 
@@ -19,8 +19,8 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
     """Connect this process to Ray; nothing happens where it is connected already.
 
     Args:
-        address: A cluster's address, `auto`, or None: the one that RAY_ADDRESS names (set inside a Ray job), else a new
-            local one on this machine.
+        address: A cluster's address, `auto`, or None: the one that RAY_ADDRESS names (set inside a Ray job),
+            else a new local one on this machine.
         num_cpus: Logical CPUs of a new local one; None: this machine's, at least LEAST_CPUS.
 
     Raises:
@@ -49,7 +49,8 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
         ray.init(address=address, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RunError(
-            f"no Ray cluster answers at {address} ({_one_line(error)}); is it up, and is RAY_AUTH_TOKEN its token?"
+            f"no Ray cluster answers at {address} ({_one_line(error)}); "
+            "is it up, and is RAY_AUTH_TOKEN its token?"
         ) from error
 
 
@@ -106,7 +107,9 @@ def _check_reachable(address: str) -> None:
         with suppress(TimeoutError):
             socket.create_connection((parts.hostname, parts.port), timeout=5).close()
     except OSError as error:
-        raise RunError(f"nobody listens at {address} ({error}); start the cluster or mend RAY_ADDRESS") from error
+        raise RunError(
+            f"nobody listens at {address} ({error}); start the cluster or mend RAY_ADDRESS"
+        ) from error
 
 
 def _one_line(error: BaseException) -> str:

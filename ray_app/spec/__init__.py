@@ -1,7 +1,8 @@
 """What a YAML file may say. Everything is checked before anything starts; an unknown key is an error.
 
-A method's own options are not repeated here: they live in its constructor alone, and the registry checks them.
-Paths in a spec are relative to the folder where ray-app runs, which is the working directory of a Ray job too.
+A method's own options are not repeated here: they live in its constructor alone, and the registry checks
+them. Paths in a spec are relative to the folder where ray-app runs, which is the working directory of a Ray
+job too.
 """
 
 import re
@@ -122,7 +123,9 @@ def read_yaml(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise SpecError(f"{path}: no such file in {Path.cwd()}; give a path relative to it, or absolute") from error
+        raise SpecError(
+            f"{path}: no such file in {Path.cwd()}; give a path relative to it, or absolute"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: cannot be read as a YAML file ({error})") from error
     try:
@@ -163,7 +166,9 @@ def _first(error: ValidationError, model: type[BaseModel]) -> str:
     place = ".".join(map(str, loc)).replace(".[", "[") or "spec"
     if detail["type"] == "extra_forbidden":
         known = list(_keys_at(model, parents))
-        return f"{place}: unknown key{registry.nearest(str(last), known)} (keys: {', '.join(known) or 'none'})"
+        return (
+            f"{place}: unknown key{registry.nearest(str(last), known)} (keys: {', '.join(known) or 'none'})"
+        )
     if detail["type"] == "missing":
         return f"{place}: is missing; add it"
     message = detail["msg"].removeprefix("Value error, ")

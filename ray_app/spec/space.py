@@ -21,7 +21,9 @@ def corners(key: str, distribution: Mapping[str, Any]) -> list[Any]:
         raise ValueError(f"space.{key}: expected one of {', '.join(KINDS)}, got keys {list(distribution)}")
     kind, values = next(iter(distribution.items()))
     if kind not in KINDS:
-        raise ValueError(f"space.{key}: unknown kind {kind!r}{registry.nearest(kind, list(KINDS))} ({', '.join(KINDS)})")
+        raise ValueError(
+            f"space.{key}: unknown kind {kind!r}{registry.nearest(kind, list(KINDS))} ({', '.join(KINDS)})"
+        )
     if not isinstance(values, list) or not values:
         raise ValueError(f"space.{key}.{kind}: expected a list, got {values!r}")
     if kind == "choice":
@@ -46,13 +48,16 @@ def distributions(space: Mapping[str, Mapping[str, Any]]) -> "dict[str, BaseDist
         elif kind == "int":
             made[key] = IntDistribution(*values)
         else:
-            made[key] = FloatDistribution(*map(float, values), log=kind == "loguniform")
+            low, high = map(float, values)
+            made[key] = FloatDistribution(low, high, log=kind == "loguniform")
     return made
 
 
 def decoded(space: Mapping[str, Mapping[str, Any]], drawn: Mapping[str, Any]) -> dict[str, Any]:
     """Return a draw as settings: positions become what they stand for."""
-    return {key: space[key]["choice"][value] if "choice" in space[key] else value for key, value in drawn.items()}
+    return {
+        key: space[key]["choice"][value] if "choice" in space[key] else value for key, value in drawn.items()
+    }
 
 
 def encoded(space: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,5 +67,6 @@ def encoded(space: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -
         ValueError: A value that the choices lack.
     """
     return {
-        key: space[key]["choice"].index(value) if "choice" in space[key] else value for key, value in config.items()
+        key: space[key]["choice"].index(value) if "choice" in space[key] else value
+        for key, value in config.items()
     }

@@ -1,4 +1,4 @@
-"""What `tune/*.yaml` may say: stages that make a shared start, a sweep from it, what to combine, what to export."""
+"""What `tune/*.yaml` may say: stages to a shared start, a sweep from it, what to combine and export."""
 
 from typing import Annotated, Any, Literal
 
@@ -80,7 +80,7 @@ class Sweep(Spec):
     metric: Literal["accuracy", "nll"] = "accuracy"
     """On validation rows; what the leaderboard is sorted by."""
     head: Literal["linear_probe", "fresh"] = "linear_probe"
-    """The classifier that all trials start from: fitted on the start's frozen features, or drawn from the seed."""
+    """The classifier that trials start from: fitted on the start's frozen features, or drawn anew."""
     rows: int | None = Field(default=None, ge=1)
     """Train on at most this many rows."""
     train: Train = Train()
@@ -106,8 +106,8 @@ class Export(Spec):
     """What becomes the bundle."""
 
     choose: str = "best"
-    """A combiner's name, `single` (the best trial), or `best`: whichever has the best validation metric, the cheaper
-    one to serve among equals."""
+    """A combiner's name, `single` (the best trial), or `best`: whichever is best on validation rows,
+    the cheapest to serve among equals."""
     heads: dict[str, Head] = {}
     detectors: dict[str, Detector] = {}
     answer: str = "logits"
@@ -120,7 +120,9 @@ class Export(Spec):
     @model_validator(mode="after")
     def _answer_is_known(self) -> "Export":
         if self.answer != "logits" and self.answer not in self.heads:
-            raise ValueError(f"answer: {self.answer!r} is neither `logits` nor one of heads ({', '.join(self.heads)})")
+            raise ValueError(
+                f"answer: {self.answer!r} is neither `logits` nor one of heads ({', '.join(self.heads)})"
+            )
         return self
 
 

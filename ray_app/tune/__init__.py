@@ -1,1 +1,1 @@
-"""Engine: Ray Tune. A spec in, a run folder out: candidates, a leaderboard, soups, and the bundle of the winner."""
+"""Engine: Ray Tune. A spec in, a run folder out: candidates, leaderboard, soups, the winner's bundle."""

@@ -99,14 +99,16 @@ def combine_all(
         found = _read(name, place, key)
         if found is None:
             combiner = method.build("combiners") if method else None
-            combined = combiner.combine(candidates, evaluate) if combiner else _single(candidates[0], evaluate)
+            combined = (
+                combiner.combine(candidates, evaluate) if combiner else _single(candidates[0], evaluate)
+            )
             found = _write(name, place, key, combined, test, test_labels)
         results.append(found)
     return results
 
 
 def choose(results: Sequence[Result], wanted: str) -> Result:
-    """Return the result to export: the one named, or the best on validation rows, fewer members among equals."""
+    """Return the result to export: the one named, or the best on validation rows, then the cheapest."""
     if wanted != "best":
         return next(result for result in results if result.name == wanted)
     # Among equals a soup goes before the single candidate: it averages away some of the luck of selection.
@@ -119,9 +121,7 @@ def _single(best: Candidate, evaluate: OnRows) -> Combined:
     return Combined([state], [best.name], value, [Step(best.name, value, kept=True, gain=float("nan"))])
 
 
-def _write(
-    name: str, place: Path, key: str, combined: Combined, test: OnRows, labels: np.ndarray
-) -> Result:
+def _write(name: str, place: Path, key: str, combined: Combined, test: OnRows, labels: np.ndarray) -> Result:
     files = [place / f"member-{index}.safetensors" for index in range(len(combined.members))]
     for file, state in zip(files, combined.members, strict=True):
         write_state(file, state)

@@ -1,4 +1,4 @@
-"""From the chosen weights to a bundle: heads and detectors fitted on training rows, thresholds set on validation rows."""
+"""From chosen weights to a bundle: heads and detectors fitted on training, thresholds on validation rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from ray_app.spec.tune import Export
 from ray_app.tune.start import build_model
 from ray_app.tune.store import read_state
 from ray_app.tune.training import Rows
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -50,13 +51,15 @@ def export(
     Args:
         model: The members' architecture.
         files: The members' weights.
-        splits: Training rows fit heads and detectors, validation rows set thresholds and the temperature, test rows
-            are only reported on.
+        splits: Training rows fit heads and detectors, validation rows set thresholds and the temperature,
+            test rows are only reported on.
         how: The spec's `export`.
         origin: Names, spec and lineage.
         to: The bundle's folder.
     """
-    members = {f"member-{index}": _member(model, file, len(origin.labels)) for index, file in enumerate(files)}
+    members = {
+        f"member-{index}": _member(model, file, len(origin.labels)) for index, file in enumerate(files)
+    }
     encoder = joined(members)
     heads: dict[str, Head] = {name: method.build("heads") for name, method in how.heads.items()}
     detectors: dict[str, Detector] = {
@@ -147,7 +150,9 @@ def features_of(encoder: Encoder, rows: Rows, want: set[Want], batch_size: int =
     encoder.eval()
     with torch.inference_mode():
         starts = range(0, len(rows), batch_size)
-        parts = [encoder(rows[slice(s, s + batch_size)].to(encoder.device).inputs, want).to("cpu") for s in starts]
+        parts = [
+            encoder(rows[slice(s, s + batch_size)].to(encoder.device).inputs, want).to("cpu") for s in starts
+        ]
         joined_parts = Features.concat(parts)
     # Inference tensors may not enter a graph; a copy may.
     return joined_parts.map(torch.clone)
@@ -156,7 +161,7 @@ def features_of(encoder: Encoder, rows: Rows, want: set[Want], batch_size: int =
 def _member(model: Method, file: Path, num_classes: int) -> Encoder:
     encoder = build_model(model, num_classes)
     encoder.load_state_dict(read_state(file))
-    return encoder.requires_grad_(False).eval()
+    return encoder.requires_grad_(requires_grad=False).eval()
 
 
 def wanted_by(*parts: Head | Detector) -> set[Want]:

@@ -1,7 +1,8 @@
-"""The state of a sweep as data: one JSON record a trial, so that a killed run goes on and nobody unpickles anything."""
+"""The state of a sweep as data, a JSON record a trial: a killed run goes on, and nothing is unpickled."""
 
 import math
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -60,7 +61,9 @@ class Ledger:
         """Return all recorded trials in the order of their names."""
         if not self.folder.is_dir():
             return []
-        return [trial for path in sorted(self.folder.iterdir()) if (trial := self.read(path.name)) is not None]
+        return [
+            trial for path in sorted(self.folder.iterdir()) if (trial := self.read(path.name)) is not None
+        ]
 
     def ended(self) -> list[Trial]:
         """Return those that need not run again: finished with weights, or stopped by the scheduler.
@@ -82,7 +85,7 @@ class Ledger:
             sign: -1 where lower is better; a candidate's value is always higher for better.
         """
         found = [
-            Candidate(trial.name, sign * trial.last(metric), lambda path=self.weights(trial.name): read_state(path))
+            Candidate(trial.name, sign * trial.last(metric), partial(read_state, self.weights(trial.name)))
             for trial in self.ended()
             if trial.status == "finished" and math.isfinite(trial.last(metric))
         ]
@@ -90,8 +93,12 @@ class Ledger:
 
     def table(self, metric: str, sign: float) -> pa.Table:
         """Return the leaderboard: a row a trial, best first."""
-        worst_first = (lambda trial: (-sign * trial.last(metric) if trial.curve else math.inf, trial.name))
-        trials = sorted(self.trials(), key=worst_first)
+
+        def place(trial: Trial) -> tuple[float, str]:
+            value = trial.last(metric)
+            return (-sign * value if math.isfinite(value) else math.inf, trial.name)
+
+        trials = sorted(self.trials(), key=place)
         settings = sorted({key for trial in trials for key in trial.config})
         columns: dict[str, list[Any]] = {
             "trial": [trial.name for trial in trials],

@@ -54,11 +54,20 @@ def run(spec: TuneSpec, folder: Path, reporter: Reporter) -> TuneRun:
     _check_resources(spec.sweep.resources)
     _claim(folder, spec, data)
     cluster = _Tasks(spec.sweep.resources)
-    rows = {name: cluster.rows(spec, data, name) for name in (spec.train_split, spec.validation_split, spec.test_split)}
+    rows = {
+        name: cluster.rows(spec, data, name)
+        for name in (spec.train_split, spec.validation_split, spec.test_split)
+    }
     start = _start(spec, data, folder, len(labels), rows[spec.train_split], cluster, reporter)
     training, validation = ray.get([rows[spec.train_split], rows[spec.validation_split]])
     shared = Shared(
-        spec.model, len(labels), spec.sweep, start, _limited(training, spec.sweep.rows), validation, folder / "trials"
+        spec.model,
+        len(labels),
+        spec.sweep,
+        start,
+        _limited(training, spec.sweep.rows),
+        validation,
+        folder / "trials",
     )
     ledger = run_sweep(shared, reporter)
     sign = -1.0 if spec.sweep.metric == "nll" else 1.0
@@ -69,7 +78,9 @@ def run(spec: TuneSpec, folder: Path, reporter: Reporter) -> TuneRun:
         )
         chosen = choose(results, spec.export.choose)
         _write_combined(folder / "combined.parquet", results)
-        work.advance(len(results), f"{chosen.name}: {spec.sweep.metric} {sign * chosen.value:.4f} on validation rows")
+        work.advance(
+            len(results), f"{chosen.name}: {spec.sweep.metric} {sign * chosen.value:.4f} on validation rows"
+        )
     with reporter.work("export", 1) as work:
         origin = Origin(
             spec.name,
@@ -97,12 +108,16 @@ class _Tasks:
     def run(self, function: Any, *args: Any) -> Any:
         """Return a reference to function(*args)."""
         threads = max(1, int(self._resources.cpu))
-        remote = ray.remote(num_cpus=self._resources.cpu, num_gpus=self._resources.gpu, max_retries=1)(_with_threads)
+        remote = ray.remote(num_cpus=self._resources.cpu, num_gpus=self._resources.gpu, max_retries=1)(
+            _with_threads
+        )
         return remote.remote(threads, function, *args)
 
     def rows(self, spec: TuneSpec, data: Dataset, split: str, stage: Stage | None = None) -> Any:
         """Return a reference to a split's rows; the driver never holds them."""
-        options = {"classes": stage.classes, "limit": stage.rows} if stage else {"classes": None, "limit": None}
+        options = (
+            {"classes": stage.classes, "limit": stage.rows} if stage else {"classes": None, "limit": None}
+        )
         return self.run(_read_rows, spec.model, data.spec, split, options["classes"], options["limit"])
 
 
@@ -114,8 +129,10 @@ def _with_threads(threads: int, function: Any, *args: Any) -> Any:
 def _read_rows(model: Method, dataset: Any, split: str, classes: list[int] | None, limit: int | None) -> Rows:
     batch = open_dataset(dataset).read(split, require=("label",))
     labels = torch.from_numpy(np.array(batch["label"], dtype=np.int64))
-    encoder = build_model(model, int(labels.max()) + 1) if "num_classes" in registry.options("encoders", model.name) else (
-        registry.build("encoders", model.name, model.options)
+    encoder = (
+        build_model(model, int(labels.max()) + 1)
+        if "num_classes" in registry.options("encoders", model.name)
+        else (registry.build("encoders", model.name, model.options))
     )
     rows = Rows(encoder.preprocess(batch), labels)
     if classes is not None:
@@ -128,7 +145,13 @@ def _limited(rows: Rows, limit: int | None) -> Rows:
 
 
 def _start(
-    spec: TuneSpec, data: Dataset, folder: Path, num_classes: int, training: Any, cluster: _Tasks, reporter: Reporter
+    spec: TuneSpec,
+    data: Dataset,
+    folder: Path,
+    num_classes: int,
+    training: Any,
+    cluster: _Tasks,
+    reporter: Reporter,
 ) -> Start:
     """Run the stages that are not there yet, then make the classifier that all trials start from."""
     start: Start | None = None
@@ -143,7 +166,9 @@ def _start(
             curve = read_json(place / "stage.json")["curve"]
             work.advance(stage.train.epochs, f"loss {curve[0]['loss']:.3f} to {curve[-1]['loss']:.3f}")
         start = Start(place / "weights.safetensors", key)
-    key = digest(spec.model.model_dump(), start.key if start else None, spec.sweep.head, data.fingerprint, num_classes)
+    key = digest(
+        spec.model.model_dump(), start.key if start else None, spec.sweep.head, data.fingerprint, num_classes
+    )
     place = folder / "stages" / f"start-{key}" / "weights.safetensors"
     if not place.exists():
         ray.get(cluster.run(_make_start, spec, num_classes, start, training, place))
@@ -163,7 +188,11 @@ def _make_start(spec: TuneSpec, num_classes: int, before: Start | None, training
         raise SpecError("sweep.head: fresh needs a classifier of one linear layer to draw anew")
     state = encoder.state_dict()
     if layer is not None:
-        names = [name for name, parameter in encoder.named_parameters() if parameter is layer.weight or parameter is layer.bias]
+        names = [
+            name
+            for name, parameter in encoder.named_parameters()
+            if parameter is layer.weight or parameter is layer.bias
+        ]
         drawn = build_model(spec.model, num_classes).state_dict()
         state = {name: drawn[name] if name in names else tensor for name, tensor in state.items()}
     write_state(place, state or fresh)
@@ -223,9 +252,13 @@ def _labels(data: Dataset) -> list[str]:
 def _check_resources(wanted: Resources) -> None:
     # Ray waits for ever for what the cluster does not have.
     if wanted.cpu > total_cpus():
-        raise SpecError(f"sweep.resources.cpu: {wanted.cpu:g} asked for, the cluster has {total_cpus():g}; ask for less")
+        raise SpecError(
+            f"sweep.resources.cpu: {wanted.cpu:g} asked for, the cluster has {total_cpus():g}; ask for less"
+        )
     if wanted.gpu > total_gpus():
-        raise SpecError(f"sweep.resources.gpu: {wanted.gpu:g} asked for, the cluster has {total_gpus():g}; ask for less")
+        raise SpecError(
+            f"sweep.resources.gpu: {wanted.gpu:g} asked for, the cluster has {total_gpus():g}; ask for less"
+        )
 
 
 def _claim(folder: Path, spec: TuneSpec, data: Dataset) -> None:
@@ -237,7 +270,9 @@ def _claim(folder: Path, spec: TuneSpec, data: Dataset) -> None:
         if known["fingerprint"] != record["fingerprint"]:
             raise RunError(f"{folder}: holds a run on other data; give another --out, or delete it")
         if changed := _changed(known["spec"], record["spec"]):
-            raise RunError(f"{folder}: holds a run of another spec ({changed} differs); give another --out, or delete it")
+            raise RunError(
+                f"{folder}: holds a run of another spec ({changed} differs); give another --out, or delete it"
+            )
         return
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder}: is not empty and holds no run; give another --out")

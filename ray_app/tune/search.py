@@ -1,4 +1,4 @@
-"""What the next trial is: Optuna draws, Ray Tune asks, and what an earlier run of the same command did is told first."""
+"""What the next trial is: Optuna draws, Ray Tune asks, and what an earlier run did is told first."""
 
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Proposals:
     """The sequence of a sweep's configurations.
 
-    Trial 0 is the spec's defaults. Random draws depend on the seed and their place alone, so a resumed sweep draws
-    the same; TPE draws depend on what is finished, so it is told the finished trials first.
+    Trial 0 is the spec's defaults. Random draws depend on the seed and their place alone, so a resumed sweep
+    draws the same; TPE draws depend on what is finished, so it is told the finished trials first.
 
     Args:
         sweep: The space, the kind of search, the seed.
@@ -55,7 +55,7 @@ class Proposals:
             self._study.add_trial(optuna.create_trial(params=params, distributions=self._space, value=value))
 
 
-class LedgerSearch(Searcher):  # type: ignore[misc]  # ray has no types
+class LedgerSearch(Searcher):
     """Hands Ray Tune the configurations that are still to be run, and results back to the search.
 
     Args:
@@ -72,7 +72,7 @@ class LedgerSearch(Searcher):  # type: ignore[misc]  # ray has no types
         self._next = 0
         self._running: dict[str, dict[str, Any]] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """Return the next configuration, or that there is none."""
         while self._next < self._proposals.sweep.trials:
             index, self._next = self._next, self._next + 1
@@ -87,7 +87,12 @@ class LedgerSearch(Searcher):  # type: ignore[misc]  # ray has no types
         finished: str = Searcher.FINISHED
         return finished
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: FBT001, FBT002 (Ray's signature)
+    def on_trial_complete(
+        self,
+        trial_id: str,
+        result: dict[str, Any] | None = None,
+        error: bool = False,  # noqa: FBT001, FBT002  # Ray's signature
+    ) -> None:
         """Tell the search what came of it."""
         trial = self._running.pop(trial_id, None)
         if trial and result and not error and self.metric in result:
@@ -112,8 +117,8 @@ def _study(sweep: Sweep) -> "optuna.Study":
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     random = sweep.search == "random"
     sampler = (
-        optuna.samplers.RandomSampler(seed=sweep.seed) if random else optuna.samplers.TPESampler(seed=sweep.seed)
+        optuna.samplers.RandomSampler(seed=sweep.seed)
+        if random
+        else optuna.samplers.TPESampler(seed=sweep.seed)
     )
-    return optuna.create_study(
-        sampler=sampler, direction="minimize" if sweep.metric == "nll" else "maximize"
-    )
+    return optuna.create_study(sampler=sampler, direction="minimize" if sweep.metric == "nll" else "maximize")

@@ -1,4 +1,4 @@
-"""The shared start: stages run once, each cached by content; then the classifier that all trials begin with."""
+"""The shared start: stages, each run once and cached by content; then the classifier of all trials."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +66,13 @@ def run_stage(
     if before is not None:
         encoder.load_state_dict(read_state(before.path))
     curve: list[dict[str, float]] = []
-    train(encoder, objective_for(stage.train, encoder), rows, stage.train, lambda _, logged: curve.append(logged))
+    train(
+        encoder,
+        objective_for(stage.train, encoder),
+        rows,
+        stage.train,
+        lambda _, logged: curve.append(logged),
+    )
     write_state(folder / "weights.safetensors", encoder.state_dict())
     record = {"key": key, "stage": stage.model_dump(mode="json"), "rows": len(rows), "curve": curve}
     write_json(folder / "stage.json", record)
@@ -92,8 +98,8 @@ def stage_key(
 def linear_probe(encoder: Encoder, rows: Rows, seed: int) -> "StateDict":
     """Return the encoder's weights with a classifier fitted on its frozen features.
 
-    Fine-tuning from a fitted classifier disturbs the features less than from a drawn one (A. Kumar et al., ICLR 2022,
-    https://arxiv.org/abs/2202.10054), and ingredients of a soup must start from the same one.
+    Fine-tuning from a fitted classifier disturbs the features less than from a drawn one (A. Kumar et al.,
+    ICLR 2022, https://arxiv.org/abs/2202.10054), and ingredients of a soup must start from the same one.
 
     Raises:
         SpecError: The encoder's classifier is not one linear layer.

@@ -26,7 +26,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: not readable as JSON ({error}); delete it and run the same command again") from error
+        raise RunError(
+            f"{path}: not readable as JSON ({error}); delete it and run the same command again"
+        ) from error
 
 
 def write_state(path: Path, state: "StateDict") -> None:

@@ -62,7 +62,9 @@ def _tune(shared: Shared, ledger: Ledger, left: list[int], work: Work) -> None:
     mode = "min" if sweep.metric == "nll" else "max"
     resources = {"cpu": sweep.resources.cpu, "gpu": sweep.resources.gpu}
     reference = ray.put(shared)
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # the ledger is the state; Tune's own is not used
+    os.environ.setdefault(
+        "TUNE_GLOBAL_CHECKPOINT_S", "3600"
+    )  # the ledger is the state; Tune's own is not used
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, shared=reference), resources),
         tune_config=tune.TuneConfig(
@@ -101,7 +103,9 @@ def run_trial(config: dict[str, Any], shared: Any) -> None:
         def on_epoch(epoch: int, logged: dict[str, float]) -> None:
             proba = torch.softmax(logits_of(encoder, shared.validation), 1).numpy()
             labels = shared.validation.labels.numpy()
-            trial.curve.append({**logged, "epoch": epoch, "accuracy": accuracy(proba, labels), "nll": nll(proba, labels)})
+            trial.curve.append(
+                {**logged, "epoch": epoch, "accuracy": accuracy(proba, labels), "nll": nll(proba, labels)}
+            )
             if epoch == how.epochs:
                 write_state(ledger.weights(trial.name), encoder.state_dict())
                 trial.status = "finished"
@@ -115,7 +119,7 @@ def run_trial(config: dict[str, Any], shared: Any) -> None:
         (ledger.folder / trial.name / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
 
 
-class _Watch(tune.Callback):  # type: ignore[misc]  # ray has no types
+class _Watch(tune.Callback):
     """Shows progress, and records in the ledger what the scheduler decided."""
 
     def __init__(self, ledger: Ledger, work: Work, metric: str) -> None:
@@ -130,12 +134,16 @@ class _Watch(tune.Callback):  # type: ignore[misc]  # ray has no types
         if record.status == "running":
             record.status = "stopped"
             self._ledger.write(record)
-        note = f"{record.status} trial {name}: " + (record.error or f"{self._metric} {record.last(self._metric):.4f}")
+        note = f"{record.status} trial {name}: " + (
+            record.error or f"{self._metric} {record.last(self._metric):.4f}"
+        )
         self._work.advance(1, note)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # The worker died: run_trial itself catches what Python can raise.
-        record = self._ledger.read(trial.config["name"]) or Trial(trial.config["name"], trial.config["config"])
+        record = self._ledger.read(trial.config["name"]) or Trial(
+            trial.config["name"], trial.config["config"]
+        )
         record.status, record.error = "failed", "the worker process died; out of memory?"
         self._ledger.write(record)
         self._work.advance(1, f"failed trial {record.name}: {record.error}")

@@ -1,4 +1,4 @@
-"""The training loop: plain torch, deterministic given its settings. A trial, a stage and a paper all train with it."""
+"""The training loop: plain torch, deterministic given its settings. All that trains here trains with it."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -34,7 +34,9 @@ class Rows:
         """Return the rows on a device."""
         inputs = self.inputs
         moved: Inputs = (
-            inputs.to(device) if isinstance(inputs, Tensor) else {key: value.to(device) for key, value in inputs.items()}
+            inputs.to(device)
+            if isinstance(inputs, Tensor)
+            else {key: value.to(device) for key, value in inputs.items()}
         )
         return Rows(moved, self.labels.to(device))
 
@@ -48,7 +50,9 @@ def take(inputs: Inputs, rows: Tensor | slice) -> Inputs:
     return inputs[rows] if isinstance(inputs, Tensor) else {key: value[rows] for key, value in inputs.items()}
 
 
-def train(model: Encoder, objective: Objective, rows: Rows, how: Train, on_epoch: Epoch | None = None) -> None:
+def train(
+    model: Encoder, objective: Objective, rows: Rows, how: Train, on_epoch: Epoch | None = None
+) -> None:
     """Train a model in place; it is in eval mode afterwards.
 
     The same settings, rows and number of threads give the same weights, to the bit, on the same processor.
@@ -88,7 +92,9 @@ def train(model: Encoder, objective: Objective, rows: Rows, how: Train, on_epoch
                     batch = Rows(views(batch.inputs, generator), batch.labels)
                 losses = objective.loss(model, TrainBatch(batch.inputs, batch.labels), step, generator)
                 if not torch.isfinite(losses["loss"]):
-                    raise FloatingPointError(f"loss is {losses['loss'].item()} at step {step}; lower lr ({how.lr:g})")
+                    raise FloatingPointError(
+                        f"loss is {losses['loss'].item()} at step {step}; lower lr ({how.lr:g})"
+                    )
                 optimizer.zero_grad(set_to_none=True)
                 losses["loss"].backward()  # type: ignore[no-untyped-call]  # torch's own stub
                 nn.utils.clip_grad_norm_(

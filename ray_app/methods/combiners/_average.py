@@ -62,7 +62,9 @@ def average(states: "Iterable[StateDict]") -> "StateDict":
 
 def _check_alike(first: "StateDict", other: "StateDict") -> None:
     if missing := first.keys() ^ other.keys():
-        raise ValueError(f"average: candidates differ in {sorted(missing)[:3]}; they must share an architecture")
+        raise ValueError(
+            f"average: candidates differ in {sorted(missing)[:3]}; they must share an architecture"
+        )
     for name, tensor in first.items():
         if tensor.shape != other[name].shape:
             shapes = f"{tuple(tensor.shape)} and {tuple(other[name].shape)}"

@@ -1,11 +1,11 @@
-"""Greedy soup: candidates join the mean, best first, while the validation metric does not fall; one model to serve.
+"""Greedy soup: candidates join the mean, best first, while the validation metric does not fall.
 
     S = {theta_1};  for i = 2..k: if metric(mean(S + theta_i)) >= metric(mean(S)): S = S + theta_i
 
 theta_1 is the best single candidate, so on validation rows the soup is never worse than it.
 
-Reference: M. Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
-increasing inference time", ICML 2022, Recipe 1, https://arxiv.org/abs/2203.05482
+Reference: M. Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy
+without increasing inference time", ICML 2022, Recipe 1, https://arxiv.org/abs/2203.05482
 Cost: k reads of the weights and k evaluations; two states in memory.
 """
 
@@ -19,7 +19,8 @@ class GreedySoup(Combiner):
     """Use it by default: it takes what helps and leaves out candidates that lie in another basin.
 
     Args:
-        strict: Add an ingredient only when the metric rises (the authors' script), not when it stays (the paper).
+        strict: Add an ingredient only when the metric rises (the authors' script), not when it stays (the
+            paper).
     """
 
     def __init__(self, *, strict: bool = False) -> None:

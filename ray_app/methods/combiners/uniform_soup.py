@@ -2,10 +2,10 @@
 
     theta = (1/k) sum_i theta_i
 
-Reference: M. Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
-increasing inference time", ICML 2022, https://arxiv.org/abs/2203.05482
-Departure: the history adds the candidates best first and says what each changed; the result is the mean of all.
-Cost: k reads of the weights, and k evaluations for the history.
+Reference: M. Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy
+without increasing inference time", ICML 2022, https://arxiv.org/abs/2203.05482
+Departure: the history adds the candidates best first and says what each changed; the result is the mean of
+all. Cost: k reads of the weights, and k evaluations for the history.
 """
 
 from collections.abc import Sequence

@@ -29,8 +29,8 @@ class TrainBatch:
 class Objective(nn.Module):
     """A training loss. It calls the model itself, so it may alter the inputs first or call it twice.
 
-    It is a module, hence it may own parameters, buffers, queues, averaged copies and frozen second models. The trainer
-    adds its parameters to the optimiser's and moves it to the device.
+    It is a module, hence it may own parameters, buffers, queues, averaged copies and frozen second models.
+    The trainer adds its parameters to the optimiser's and moves it to the device.
     """
 
     @abstractmethod
@@ -50,5 +50,5 @@ class Objective(nn.Module):
         """Yield the optimiser's parameter groups; by default one, of all that train."""
         yield {"params": [p for module in (model, self) for p in module.parameters() if p.requires_grad]}
 
-    def after_step(self, model: "Encoder", step: int, generator: torch.Generator) -> None:  # noqa: B027 (a hook)
+    def after_step(self, model: "Encoder", step: int, generator: torch.Generator) -> None:
         """Act after an optimiser step: re-apply a mask, add noise, move an average. Nothing by default."""

@@ -25,7 +25,7 @@ class Views:
     erase: float = 0.0
 
     def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """Return float32 0..1 [n, c, h, w] for uint8 or float pixels; zeros come in where an image moved away.
+        """Return float32 0..1 [n, c, h, w]; zeros come in where an image moved away.
 
         Args:
             pixels: uint8 0..255 or float 0..1 [n, c, h, w].

@@ -1,11 +1,12 @@
 """In-batch contrastive loss: two views of a row find each other among all other rows of the batch.
 
-    L = -(1/2n) sum_i log( exp(s(i, i') / T) / sum_{j != i} exp(s(i, j) / T) )      s: cosine of projected features
+    L = -(1/2n) sum_i log( exp(s(i, i') / T) / sum_{j != i} exp(s(i, j) / T) )      s: cosine of projected
+    features
 
 i' is the other view of row i; the sum runs over the 2n - 1 other views. In nats.
 
-Reference: T. Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations" (SimCLR), ICML 2020,
-Equation 1, https://arxiv.org/abs/2002.05709
+Reference: T. Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations" (SimCLR),
+ICML 2020, Equation 1, https://arxiv.org/abs/2002.05709
 Cost: two forward passes of n rows and a 2n x 2n product.
 """
 
