@@ -13,8 +13,8 @@ from ray_app.methods.encoders import Features
 class Detector(Learned):
     """Features to abnormality. What it learned is in registered buffers.
 
-    A detector whose `needs` holds `input_grad` takes the encoder as the constructor's keyword `encoder` and reads
-    `features.inputs`; the encoder is not part of its state.
+    A detector whose `needs` holds `input_grad` takes the encoder as the constructor's keyword `encoder` and
+    reads `features.inputs`; the encoder is not part of its state.
     """
 
     needs: AbstractSet[str] = frozenset()
@@ -40,6 +40,11 @@ class Detector(Learned):
 
 class Combinable(Detector):
     """A detector with several partial scores whose weights can be learned from a few abnormal rows."""
+
+    @property
+    @abstractmethod
+    def learns_combination(self) -> bool:
+        """Whether its options ask for learned weights; fit_combiner is then called after fit."""
 
     @abstractmethod
     def fit_combiner(self, normal: Features, abnormal: Features) -> Self:

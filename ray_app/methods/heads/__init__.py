@@ -13,8 +13,8 @@ from ray_app.methods.encoders import Features
 class Head(Learned):
     """Features to class probabilities. What it learned is in registered buffers.
 
-    Classes are 0..c-1, c being `num_classes` where the constructor was told, else the largest label seen plus one. A
-    class of which no row was seen has probability 0.
+    Classes are 0..c-1, c being `num_classes` where the constructor was told, else the largest label seen plus
+    one. A class of which no row was seen has probability 0.
     """
 
     needs: AbstractSet[str] = frozenset()
