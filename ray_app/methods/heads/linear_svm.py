@@ -6,8 +6,8 @@
 
 Reference: A. S. Razavian, H. Azizpour, J. Sullivan, S. Carlsson, "CNN Features off-the-shelf: an Astounding
     Baseline for Recognition", CVPR workshops 2014, https://arxiv.org/abs/1403.6382
-Departure: squared hinge (liblinear's default) for the paper's hinge. The paper ranks margins; the softmax of
-    margins keeps their order, but is no calibrated probability.
+Departure: squared hinge (liblinear's default) for the paper's hinge. The paper ranks margins; the
+    temperature, which keeps their order, is ours.
 Cost: fit O(iterations n c d), times the grid; predict one product, O(n c d).
 """
 
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from ray_app.methods.heads._fitted import FittedLinear, both_sides
 from ray_app.methods.heads._linear import unit_rows
+from ray_app.metrics.calibration import fit_temperature
+from ray_app.metrics.classification import accuracy
 
 
 class LinearSVM(FittedLinear):
@@ -67,25 +69,30 @@ class LinearSVM(FittedLinear):
         return unit_rows(x if self.power is None else x.sign() * x.abs() ** self.power)
 
     def _solve(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        model = self._model(self._best(x, y)).fit(x, y)
-        return both_sides(model.coef_, model.intercept_, halve=False)
+        C, temperature = self._chosen(x, y)
+        weight, bias = self._trained(C, x, y)
+        return weight / temperature, bias / temperature
 
-    def _best(self, x: np.ndarray, y: np.ndarray) -> float:
-        if self.grid is None or len(self.grid) == 1:
-            return self.C if self.grid is None else self.grid[0]
+    def _chosen(self, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+        """C and temperature, from held-out rows."""
         held_out = _stratified(y, self.holdout, np.random.default_rng(self.seed))
         if not held_out.any():
-            return self.C
-        accuracy = [
-            float(self._model(C).fit(x[~held_out], y[~held_out]).score(x[held_out], y[held_out]))
-            for C in self.grid
-        ]
-        return self.grid[int(np.argmax(accuracy))]
+            return self.C, 1.0
+        truth = np.searchsorted(np.unique(y), y[held_out])
+        tried = []
+        for C in self.grid or [self.C]:
+            weight, bias = self._trained(C, x[~held_out], y[~held_out])
+            margins = x[held_out] @ weight.T + bias
+            tried.append((accuracy(margins, truth), C, margins))
+        # max takes the first of equals: the order of the grid is the user's preference.
+        _, C, margins = max(tried, key=lambda one: one[0])
+        return C, fit_temperature(margins, truth)
 
-    def _model(self, C: float) -> "LinearSVC":
+    def _trained(self, C: float, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.svm import LinearSVC
 
-        return LinearSVC(C=C, max_iter=self.max_iter, random_state=self.seed)
+        model = LinearSVC(C=C, max_iter=self.max_iter, random_state=self.seed).fit(x, y)
+        return both_sides(model.coef_, model.intercept_, halve=False)
 
 
 def _stratified(y: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

@@ -34,13 +34,12 @@ def test_agrees_with_brute_force(k: int, n: int, offset: float, *, normalize: bo
 
 
 def test_agrees_with_pytorch_ood() -> None:
-    from pytorch_ood.detector import KNN as TheirKNN
+    import pytorch_ood.detector as theirs
 
     train, test = draw(200, 0), draw(60, 1)
-    theirs = (
-        TheirKNN(None, k=5).fit_features(train, torch.zeros(200, dtype=torch.int64)).predict_features(test)
-    )
-    np.testing.assert_allclose(KNN(k=5).fit(Features(train)).score(Features(test)), theirs, rtol=1e-4)
+    reference = theirs.KNN(None, k=5).fit_features(train, torch.zeros(200, dtype=torch.int64))
+    ours = KNN(k=5).fit(Features(train)).score(Features(test))
+    np.testing.assert_allclose(ours, reference.predict_features(test), rtol=1e-4)
 
 
 def test_rows_of_the_bank_are_at_distance_zero() -> None:
