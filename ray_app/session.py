@@ -3,12 +3,12 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from ray_app.errors import RunError, SpecError
+from ray_app.errors import RayAppError, RunError, SpecError
 
 # Logical, not physical: a read, an actor pool and a writer each hold a CPU, and with fewer of them Ray Data
 # waits for ever without a word. Two real cores run four logical ones well.
@@ -80,6 +80,55 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def submit(function: Callable[..., Any], *args: Any, cpus: float, gpus: float = 0.0, **options: Any) -> Any:
+    """Run a function as a Ray task and return a reference to what it returns.
+
+    It is retried when its worker dies. torch has as many threads in it as it holds CPUs: an idle worker that
+    Ray uses again would keep those of its first task.
+    """
+    import ray
+
+    remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(_with_threads)
+    return remote.remote(max(1, int(cpus)), function, *args, **options)
+
+
+def check_resources(cpus: float, gpus: float, what: str) -> None:
+    """Refuse what the connected cluster does not have; Ray would wait for it for ever.
+
+    Args:
+        cpus: CPUs that one piece of work holds.
+        gpus: GPUs, likewise.
+        what: The spec's key, for the message.
+
+    Raises:
+        SpecError: More than there is.
+    """
+    for name, wanted, there in (("CPUs", cpus, total_cpus()), ("GPUs", gpus, total_gpus())):
+        if wanted > there:
+            raise SpecError(f"{what}: {wanted:g} {name} asked for, the cluster has {there:g}; ask for less")
+
+
+def fetch(references: Any) -> Any:
+    """Return what Ray tasks returned; an error that a user can mend arrives as itself, without a trace.
+
+    Raises:
+        RunError: A worker died.
+    """
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        return ray.get(references)
+    except RayTaskError as error:
+        if isinstance(error.cause, RayAppError):
+            raise error.cause from None
+        raise
+    except RayError as error:
+        raise RunError(
+            f"a worker was lost ({_one_line(error)}); out of memory? run the same command again"
+        ) from error
+
+
 def total_cpus() -> float:
     """Return the connected cluster's logical CPUs."""
     import ray
@@ -92,6 +141,13 @@ def total_gpus() -> float:
     import ray
 
     return float(ray.cluster_resources().get("GPU", 0))
+
+
+def _with_threads(threads: int, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    import torch
+
+    torch.set_num_threads(threads)
+    return function(*args, **options)
 
 
 def _has_token() -> bool:

@@ -19,8 +19,8 @@ def write_report(run: TuneRun) -> Path:
     spec = record["spec"]
     lead = (
         f"{run.leaderboard.num_rows} trials of {spec['model'].get('model', spec['model']['name'])} on "
-        f"{spec['dataset']}. The bundle is {run.chosen.name}, made of {len(run.chosen.ingredients)} candidates: test accuracy "
-        f"{run.chosen.test_accuracy:.4f}, the best single candidate {single.test_accuracy:.4f}."
+        f"{spec['dataset']}. The bundle is {run.chosen.name}, made of {len(run.chosen.ingredients)} "
+        f"candidates: test accuracy {run.chosen.test_accuracy:.4f}, the best single candidate {single.test_accuracy:.4f}."
     )
     return write_page(
         run.folder / "report.html",
@@ -53,8 +53,8 @@ def _combinations(results: list[Result], chosen: str, metric: str) -> Section:
     single = next(result for result in results if result.name == SINGLE)
     section = Section(
         "Soups and ensembles",
-        "Ingredients join best first; a hollow circle was tried and left out. Chosen on validation rows; test "
-        "rows are only reported on.",
+        "Ingredients join best first; a hollow circle was tried and left out. Chosen on validation rows; "
+        "test rows are only reported on.",
     )
     section.figures += [
         (

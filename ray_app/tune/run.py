@@ -8,17 +8,18 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 import torch
 
 from ray_app import registry
 from ray_app.bundle import Bundle
 from ray_app.data.dataset import Dataset, open_dataset
 from ray_app.errors import RunError, SpecError
+from ray_app.methods.encoders import Encoder
 from ray_app.progress import Reporter
-from ray_app.session import total_cpus, total_gpus
+from ray_app.session import check_resources, fetch, submit
 from ray_app.spec import Method
-from ray_app.spec.tune import Resources, Stage, TuneSpec
+from ray_app.spec.dataset import DatasetSpec
+from ray_app.spec.tune import Stage, TuneSpec
 from ray_app.tune.combine import OnRows, Result, choose, combine_all
 from ray_app.tune.export import Origin, Splits, export
 from ray_app.tune.ledger import Ledger
@@ -51,31 +52,22 @@ def run(spec: TuneSpec, folder: Path, reporter: Reporter) -> TuneRun:
     folder = folder.resolve()
     data = open_dataset(spec.dataset)
     labels = _labels(data)
-    _check_resources(spec.sweep.resources)
+    check_resources(spec.sweep.resources.cpu, spec.sweep.resources.gpu, "sweep.resources")
     _claim(folder, spec, data)
-    cluster = _Tasks(spec.sweep.resources)
-    rows = {
-        name: cluster.rows(spec, data, name)
-        for name in (spec.train_split, spec.validation_split, spec.test_split)
-    }
-    start = _start(spec, data, folder, len(labels), rows[spec.train_split], cluster, reporter)
-    training, validation = ray.get([rows[spec.train_split], rows[spec.validation_split]])
+    splits = _Splits(
+        *(_rows(spec, data, split) for split in (spec.train_split, spec.validation_split, spec.test_split))
+    )
+    start = _start(spec, data, folder, len(labels), splits.training, reporter)
     shared = Shared(
-        spec.model,
-        len(labels),
-        spec.sweep,
-        start,
-        _limited(training, spec.sweep.rows),
-        validation,
-        folder / "trials",
+        spec.model, len(labels), spec.sweep, start, splits.training, splits.validation, folder / "trials"
     )
     ledger = run_sweep(shared, reporter)
     sign = -1.0 if spec.sweep.metric == "nll" else 1.0
     ledger.write_table(folder / "leaderboard.parquet", spec.sweep.metric, sign)
     with reporter.work("combine", len(spec.combine) + 1) as work:
-        results = ray.get(
-            cluster.run(_combine, spec, len(labels), ledger.folder, folder / "combined", *rows.values())
-        )
+        place = folder / "combined"
+        combining = _submit(spec, _combine, spec, len(labels), ledger.folder, place, *splits.all())
+        results: list[Result] = fetch(combining)
         chosen = choose(results, spec.export.choose)
         _write_combined(folder / "combined.parquet", results)
         work.advance(
@@ -94,54 +86,54 @@ def run(spec: TuneSpec, folder: Path, reporter: Reporter) -> TuneRun:
                 "start": start.key,
             },
         )
-        bundle = ray.get(cluster.run(_export, spec, chosen, origin, folder / "bundle", *rows.values()))
+        bundle: Bundle = fetch(_submit(spec, _export, spec, chosen, origin, folder / "bundle", *splits.all()))
         work.advance(1, f"bundle {bundle.version}")
     return TuneRun(folder, pq.read_table(folder / "leaderboard.parquet"), results, chosen, bundle)
 
 
-class _Tasks:
-    """Runs a piece of the work as a Ray task with a trial's resources, wherever there is room."""
+@dataclass(frozen=True)
+class _Splits:
+    """References to the three splits' preprocessed rows; the driver never holds the rows themselves."""
 
-    def __init__(self, resources: Resources) -> None:
-        self._resources = resources
+    training: Any
+    validation: Any
+    test: Any
 
-    def run(self, function: Any, *args: Any) -> Any:
-        """Return a reference to function(*args)."""
-        threads = max(1, int(self._resources.cpu))
-        remote = ray.remote(num_cpus=self._resources.cpu, num_gpus=self._resources.gpu, max_retries=1)(
-            _with_threads
-        )
-        return remote.remote(threads, function, *args)
-
-    def rows(self, spec: TuneSpec, data: Dataset, split: str, stage: Stage | None = None) -> Any:
-        """Return a reference to a split's rows; the driver never holds them."""
-        options = (
-            {"classes": stage.classes, "limit": stage.rows} if stage else {"classes": None, "limit": None}
-        )
-        return self.run(_read_rows, spec.model, data.spec, split, options["classes"], options["limit"])
+    def all(self) -> tuple[Any, Any, Any]:
+        """Return them in the order that tasks take them."""
+        return self.training, self.validation, self.test
 
 
-def _with_threads(threads: int, function: Any, *args: Any) -> Any:
-    torch.set_num_threads(threads)
-    return function(*args)
+def _rows(spec: TuneSpec, data: Dataset, split: str, stage: Stage | None = None) -> Any:
+    """Return a reference to a split's rows, read where there is room."""
+    classes, limit = (stage.classes, stage.rows) if stage else (None, None)
+    return _submit(spec, read_rows, spec.model, data.spec, split, classes, limit)
 
 
-def _read_rows(model: Method, dataset: Any, split: str, classes: list[int] | None, limit: int | None) -> Rows:
+def _submit(spec: TuneSpec, function: Any, *args: Any) -> Any:
+    resources = spec.sweep.resources
+    return submit(function, *args, cpus=resources.cpu, gpus=resources.gpu)
+
+
+def read_rows(
+    model: Method, dataset: DatasetSpec, split: str, classes: list[int] | None, limit: int | None
+) -> Rows:
+    """Read and preprocess a split's labelled rows.
+
+    Args:
+        model: The encoder whose preprocessing it is.
+        dataset: What to read.
+        split: Of the dataset.
+        classes: Keep only rows with these labels; None: all.
+        limit: Keep at most so many, the first; None: all.
+    """
     batch = open_dataset(dataset).read(split, require=("label",))
     labels = torch.from_numpy(np.array(batch["label"], dtype=np.int64))
-    encoder = (
-        build_model(model, int(labels.max()) + 1)
-        if "num_classes" in registry.options("encoders", model.name)
-        else (registry.build("encoders", model.name, model.options))
-    )
+    encoder: Encoder = registry.build("encoders", model.name, model.options)
     rows = Rows(encoder.preprocess(batch), labels)
     if classes is not None:
         rows = rows[torch.isin(labels, torch.tensor(classes))]
-    return _limited(rows, limit)
-
-
-def _limited(rows: Rows, limit: int | None) -> Rows:
-    return rows if limit is None else rows[slice(limit)]
+    return rows[slice(limit)]
 
 
 def _start(
@@ -150,7 +142,6 @@ def _start(
     folder: Path,
     num_classes: int,
     training: Any,
-    cluster: _Tasks,
     reporter: Reporter,
 ) -> Start:
     """Run the stages that are not there yet, then make the classifier that all trials start from."""
@@ -161,8 +152,8 @@ def _start(
         place = folder / "stages" / f"{stage.name}-{key}"
         with reporter.work(f"stage {stage.name}", stage.train.epochs) as work:
             if not (place / "stage.json").exists():
-                rows = cluster.rows(spec, source, stage.split, stage)
-                ray.get(cluster.run(run_stage, spec.model, stage, rows, num_classes, start, place, key))
+                rows = _rows(spec, source, stage.split, stage)
+                fetch(_submit(spec, run_stage, spec.model, stage, rows, num_classes, start, place, key))
             curve = read_json(place / "stage.json")["curve"]
             work.advance(stage.train.epochs, f"loss {curve[0]['loss']:.3f} to {curve[-1]['loss']:.3f}")
         start = Start(place / "weights.safetensors", key)
@@ -171,31 +162,25 @@ def _start(
     )
     place = folder / "stages" / f"start-{key}" / "weights.safetensors"
     if not place.exists():
-        ray.get(cluster.run(_make_start, spec, num_classes, start, training, place))
+        fetch(_submit(spec, _make_start, spec, num_classes, start, training, place))
     return Start(place, key)
 
 
 def _make_start(spec: TuneSpec, num_classes: int, before: Start | None, training: Rows, place: Path) -> None:
     encoder = build_model(spec.model, num_classes)
-    fresh = encoder.state_dict()
+    drawn = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     if before is not None:
         encoder.load_state_dict(read_state(before.path))
     if spec.sweep.head == "linear_probe":
-        write_state(place, linear_probe(encoder, _limited(training, spec.sweep.rows), seed=0))
+        write_state(place, linear_probe(encoder, training[slice(spec.sweep.rows)]))
         return
     layer = encoder.classifier
     if before is not None and layer is None:
         raise SpecError("sweep.head: fresh needs a classifier of one linear layer to draw anew")
+    last = set() if layer is None else {id(parameter) for parameter in layer.parameters()}
+    fresh = {name for name, parameter in encoder.named_parameters() if id(parameter) in last}
     state = encoder.state_dict()
-    if layer is not None:
-        names = [
-            name
-            for name, parameter in encoder.named_parameters()
-            if parameter is layer.weight or parameter is layer.bias
-        ]
-        drawn = build_model(spec.model, num_classes).state_dict()
-        state = {name: drawn[name] if name in names else tensor for name, tensor in state.items()}
-    write_state(place, state or fresh)
+    write_state(place, {name: drawn[name] if name in fresh else state[name] for name in state})
 
 
 def _combine(
@@ -204,7 +189,7 @@ def _combine(
     encoder = build_model(spec.model, num_classes)
     sign = -1.0 if spec.sweep.metric == "nll" else 1.0
     candidates = Ledger(trials).candidates(spec.sweep.metric, sign)
-    training = _limited(training, spec.sweep.rows)
+    training = training[slice(spec.sweep.rows)]
     return combine_all(
         spec.combine,
         candidates,
@@ -218,7 +203,7 @@ def _combine(
 def _export(
     spec: TuneSpec, chosen: Result, origin: Origin, to: Path, training: Rows, validation: Rows, test: Rows
 ) -> Bundle:
-    splits = Splits(_limited(training, spec.sweep.rows), validation, test)
+    splits = Splits(training[slice(spec.sweep.rows)], validation, test)
     return export(spec.model, chosen.files, splits, spec.export, origin, to)
 
 
@@ -247,18 +232,6 @@ def _labels(data: Dataset) -> list[str]:
     if not data.labels:
         raise SpecError(f"dataset {data.name}: its classes have no names; add `labels: [...]` to its spec")
     return list(data.labels)
-
-
-def _check_resources(wanted: Resources) -> None:
-    # Ray waits for ever for what the cluster does not have.
-    if wanted.cpu > total_cpus():
-        raise SpecError(
-            f"sweep.resources.cpu: {wanted.cpu:g} asked for, the cluster has {total_cpus():g}; ask for less"
-        )
-    if wanted.gpu > total_gpus():
-        raise SpecError(
-            f"sweep.resources.gpu: {wanted.gpu:g} asked for, the cluster has {total_gpus():g}; ask for less"
-        )
 
 
 def _claim(folder: Path, spec: TuneSpec, data: Dataset) -> None:

@@ -95,7 +95,7 @@ def stage_key(
     return digest(model.model_dump(), content, fingerprint, before.key if before else None, num_classes, cpus)
 
 
-def linear_probe(encoder: Encoder, rows: Rows, seed: int) -> "StateDict":
+def linear_probe(encoder: Encoder, rows: Rows) -> "StateDict":
     """Return the encoder's weights with a classifier fitted on its frozen features.
 
     Fine-tuning from a fitted classifier disturbs the features less than from a drawn one (A. Kumar et al.,

@@ -20,7 +20,7 @@ from ray_app.tune.ledger import Ledger, Trial
 from ray_app.tune.search import LedgerSearch, Proposals, trial_name
 from ray_app.tune.start import Start, build_model, objective_for
 from ray_app.tune.store import read_state, write_state
-from ray_app.tune.training import Rows, logits_of, train
+from ray_app.tune.training import logits_of, train
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class Shared:
     num_classes: int
     sweep: Sweep
     start: Start
-    training: Rows
-    validation: Rows
+    training: "ray.ObjectRef[Rows]"
+    """To Rows; read from the node's object store, without a copy."""
+    validation: "ray.ObjectRef[Rows]"
     folder: Path
     """Absolute, of the ledger."""
 
@@ -89,11 +90,12 @@ def run_trial(config: dict[str, Any], shared: Any) -> None:
 
     An error is recorded and ends this trial only.
     """
-    shared = ray.get(shared) if isinstance(shared, ray.ObjectRef) else shared
+    shared = ray.get(shared)
     ledger = Ledger(shared.folder)
     trial = Trial(config["name"], config["config"])
     ledger.write(trial)
     torch.set_num_threads(max(1, int(shared.sweep.resources.cpu)))
+    training, validation = ray.get([shared.training, shared.validation])
     try:
         how = settings(shared.sweep.train, trial.config)
         encoder = build_model(shared.model, shared.num_classes)
@@ -101,8 +103,8 @@ def run_trial(config: dict[str, Any], shared: Any) -> None:
         encoder.to("cuda" if shared.sweep.resources.gpu and torch.cuda.is_available() else "cpu")
 
         def on_epoch(epoch: int, logged: dict[str, float]) -> None:
-            proba = torch.softmax(logits_of(encoder, shared.validation), 1).numpy()
-            labels = shared.validation.labels.numpy()
+            proba = torch.softmax(logits_of(encoder, validation), 1).numpy()
+            labels = validation.labels.numpy()
             trial.curve.append(
                 {**logged, "epoch": epoch, "accuracy": accuracy(proba, labels), "nll": nll(proba, labels)}
             )
@@ -112,7 +114,7 @@ def run_trial(config: dict[str, Any], shared: Any) -> None:
             ledger.write(trial)
             tune.report(trial.curve[-1])
 
-        train(encoder, objective_for(how, encoder), shared.training, how, on_epoch)
+        train(encoder, objective_for(how, encoder), training[slice(shared.sweep.rows)], how, on_epoch)
     except Exception as error:  # noqa: BLE001  # whatever it is, it ends this trial only, and is kept
         trial.status, trial.error = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
         ledger.write(trial)
@@ -124,7 +126,10 @@ class _Watch(tune.Callback):
 
     def __init__(self, ledger: Ledger, work: Work, metric: str) -> None:
         self._ledger, self._work, self._metric = ledger, work, metric
-        self._best = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks for a restore that is never used; a live terminal cannot be.
+        return {}
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = trial.config["name"]

@@ -96,7 +96,7 @@ def train(
                         f"loss is {losses['loss'].item()} at step {step}; lower lr ({how.lr:g})"
                     )
                 optimizer.zero_grad(set_to_none=True)
-                losses["loss"].backward()  # type: ignore[no-untyped-call]  # torch's own stub
+                losses["loss"].backward()
                 nn.utils.clip_grad_norm_(
                     [p for group in optimizer.param_groups for p in group["params"]], how.clip
                 )

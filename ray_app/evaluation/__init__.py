@@ -1,0 +1,1 @@
+"""Engine: evaluation. Bundles on suites, fanned out over Ray: tables, plots, one HTML report."""
