@@ -1,0 +1,80 @@
+"""Every registered head and detector keeps its family's contract; a new one is covered by existing."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ray_app import registry
+from ray_app.testing._expect import permuted
+from ray_app.testing._rows import rows
+from ray_app.testing.detectors import check_detector
+from ray_app.testing.heads import check_head
+from ray_app.testing.mergeable import check_merge, check_mergeable, is_mergeable
+
+# Options that change the algorithm; each method is tried with its defaults besides.
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "heads/nearest_mean": [
+        {"metric": "cosine"},
+        {"metric": "mahalanobis", "shrinkage": "oas"},
+        {"normalize": True},
+        {"temperature": 0.5},
+    ],
+    "heads/naive_bayes": [{"shared_variance": False}, {"priors": "uniform"}],
+    "heads/linear_svm": [{"grid": [0.1, 1.0], "power": 0.5}],
+    "detectors/mahalanobis": [
+        {"layers": "last"},
+        {"layers": ["first"], "shrinkage": "oas"},
+        {"combine": "last"},
+        {"combine": "logistic"},
+    ],
+    "detectors/knn": [{"k": 3, "normalize": False}, {"k": 1}, {"k": 5, "sample": 25}],
+    "detectors/max_softmax": [{"temperature": 10.0}],
+}
+
+
+def variants(family: str) -> list[Any]:
+    """A builder for each method of a family with each of its variants."""
+    found = []
+    for name in registry.names(family):
+        for options in [{}, *VARIANTS.get(f"{family}/{name}", [])]:
+            words = ",".join(f"{key}={value}" for key, value in options.items())
+            found.append(pytest.param(partial(registry.build, family, name, options), id=f"{name}[{words}]"))
+    return found
+
+
+def mergeables() -> list[Any]:
+    both = variants("heads") + variants("detectors")
+    # One with learned weights has them from fit_combiner, which is no part of merging.
+    return [one for one in both if is_mergeable(one.values[0]()) and "logistic]" not in str(one.id)]
+
+
+@pytest.mark.parametrize("make", variants("heads"))
+def test_heads(make: Any) -> None:
+    check_head(make)
+
+
+@pytest.mark.parametrize("make", variants("detectors"))
+def test_detectors(make: Any) -> None:
+    check_detector(make)
+
+
+@pytest.mark.parametrize("make", mergeables())
+def test_mergeable(make: Any) -> None:
+    check_mergeable(make)
+
+
+@pytest.mark.parametrize("make", mergeables())
+@settings(derandomize=True, deadline=None, max_examples=15)
+@given(
+    n=st.integers(2, 40),
+    seed=st.integers(0, 5),
+    cuts=st.lists(st.integers(0, 40), max_size=6),
+    offset=st.sampled_from([0.0, 100.0]),
+)
+def test_merging_equals_fitting_at_once(make: Any, n: int, seed: int, cuts: list[int], offset: float) -> None:
+    features, labels = rows(n, seed, offset=offset)
+    order = permuted(n, seed)
+    check_merge(make, features[order], labels[order], sorted(min(cut, n) for cut in cuts))
