@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits
 
 from ray_app import registry
 from ray_app.bundle import Bundle, CalibratedDetector, Component, Contents, Manifest, Threshold, now, save
-from ray_app.methods.encoders import Encoder, Features
-from ray_app.methods.encoders._joined import join
+from ray_app.methods.encoders import Encoder
+from ray_app.predictor import joined
 from ray_app.spec import Method
 
 LABELS = [str(digit) for digit in range(10)]
@@ -44,8 +44,10 @@ def tiny(
     """Write a bundle with members m0, m1, …, heads and calibrated detectors fitted on digits."""
     encoders = {f"m{i}": member(seed=i) for i in range(members)}
     pixels, labels = digits()
+    encoder = joined(encoders)
     with torch.no_grad():
-        features = _joined(encoders, pixels)
+        # All layers and logits: whatever a head or detector reads.
+        features = encoder(encoder.preprocess({"image": pixels}), {"layers", "logits", "inputs"})
     manifest: dict[str, Any] = {"members": {}, "heads": {}, "detectors": {}}
     contents = Contents()
 
@@ -55,13 +57,13 @@ def tiny(
         kind = CalibratedDetector if family == "detectors" else Component
         manifest[family][key] = kind(method=method, file=file, **more)
 
-    for key, encoder in encoders.items():
-        options, _ = encoder.portable()
-        put("members", key, Method(name="timm", options=options), encoder)
+    for key, one in encoders.items():
+        options, _ = one.portable()
+        put("members", key, Method(name="timm", options=options), one)
     for key in heads:
         put("heads", key, Method(name=key), registry.build("heads", key).fit(features, labels))
     for key, options in (detectors if detectors is not None else {"max_softmax": {}}).items():
-        detector = registry.build("detectors", key, options).fit(features, labels)
+        detector = registry.build("detectors", key, options, encoder=encoder).fit(features, labels)
         threshold = calibrated(detector.score(features), tpr)
         put("detectors", key, Method(name=key, options=dict(options)), detector, threshold=threshold)
     return save(
@@ -80,12 +82,3 @@ def calibrated(scores: torch.Tensor, tpr: float) -> Threshold:
         rows=len(values),
         quantiles=np.quantile(values, np.linspace(0, 1, 101)).tolist(),
     )
-
-
-def _joined(encoders: Mapping[str, Encoder], pixels: np.ndarray) -> Features:
-    # All layers and logits: whatever a head or detector reads.
-    parts = {
-        key: encoder(encoder.preprocess({"image": pixels}), {"layers", "logits", "inputs"})
-        for key, encoder in encoders.items()
-    }
-    return next(iter(parts.values())) if len(parts) == 1 else join(parts)

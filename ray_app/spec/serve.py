@@ -1,6 +1,6 @@
 """What `serve/*.yaml` may say: Ray Serve's own config file, read strictly, with our settings in `args`.
 
-Ray Serve accepts unknown keys at every level of its config file and listens on all interfaces unless it is told
+Ray Serve accepts unknown keys at every level of its config file, and listens on all interfaces unless told
 otherwise. Here an unknown key is an error, and the host has to be written.
 """
 
@@ -48,7 +48,7 @@ class Autoscaling(Spec):
     def _in_order(self) -> "Autoscaling":
         if self.min_replicas > self.max_replicas:
             raise ValueError(
-                f"min_replicas {self.min_replicas} exceeds max_replicas {self.max_replicas}; give at most as many"
+                f"min_replicas {self.min_replicas} exceeds max_replicas {self.max_replicas}; lower it"
             )
         if self.metrics_interval_s is not None and self.metrics_interval_s >= self.look_back_period_s:
             raise ValueError(
@@ -88,7 +88,7 @@ class Policy(Spec):
     """What an abnormal input gets."""
 
     action: Literal["flag", "abstain", "reject"] = "flag"
-    """flag: an answer, and a mark. abstain: no label. reject: an error, where all of a request is abnormal."""
+    """flag: an answer with a mark. abstain: no label. reject: an error, if all of a request is abnormal."""
     detectors: list[str] | None = Field(default=None, min_length=1)
     """Which ones decide; None: all that have a threshold."""
     decide: Literal["any", "majority", "all"] = "any"
@@ -255,7 +255,7 @@ def read_token(spec: ServeSpec, host: str | None, environment: Mapping[str, str]
         environment: Variable → value.
 
     Raises:
-        SpecError: It cannot be read, is too short or not plain ASCII, or the host needs one and there is none.
+        SpecError: It cannot be read, is too short or not plain ASCII, or is missing though the host needs it.
     """
     token = environment.get(spec.token_env, "").strip()
     source = spec.token_env
@@ -274,13 +274,13 @@ def read_token(spec: ServeSpec, host: str | None, environment: Mapping[str, str]
     if not token:
         if host is not None and not is_loopback(host):
             raise SpecError(
-                f"host {host} can be reached by others, and there is no token; set {spec.token_env}, give token_file, "
-                "or bind to 127.0.0.1"
+                f"host {host} can be reached by others, and there is no token; "
+                f"set {spec.token_env}, give token_file, or bind to 127.0.0.1"
             )
         return None
     if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise SpecError(
-            f"{source}: the token has {len(token)} characters; use {LEAST_TOKEN} or more of plain ASCII without spaces"
+            f"{source}: holds {len(token)} characters; a token has {LEAST_TOKEN} or more, ASCII, no spaces"
         )
     return token
 

@@ -1,0 +1,1 @@
+"""The serve engine: a bundle behind one HTTP endpoint on Ray Serve."""
