@@ -20,7 +20,8 @@ def write_report(run: TuneRun) -> Path:
     lead = (
         f"{run.leaderboard.num_rows} trials of {spec['model'].get('model', spec['model']['name'])} on "
         f"{spec['dataset']}. The bundle is {run.chosen.name}, made of {len(run.chosen.ingredients)} "
-        f"candidates: test accuracy {run.chosen.test_accuracy:.4f}, the best single candidate {single.test_accuracy:.4f}."
+        f"candidates: test accuracy {run.chosen.test_accuracy:.4f}, "
+        f"the best single candidate {single.test_accuracy:.4f}."
     )
     return write_page(
         run.folder / "report.html",

@@ -20,7 +20,7 @@ from ray_app.tune.ledger import Ledger, Trial
 from ray_app.tune.search import LedgerSearch, Proposals, trial_name
 from ray_app.tune.start import Start, build_model, objective_for
 from ray_app.tune.store import read_state, write_state
-from ray_app.tune.training import logits_of, train
+from ray_app.tune.training import Rows, logits_of, train
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,11 @@ def _tune(shared: Shared, ledger: Ledger, left: list[int], work: Work) -> None:
     sweep = shared.sweep
     mode = "min" if sweep.metric == "nll" else "max"
     resources = {"cpu": sweep.resources.cpu, "gpu": sweep.resources.gpu}
-    reference = ray.put(shared)
     os.environ.setdefault(
         "TUNE_GLOBAL_CHECKPOINT_S", "3600"
     )  # the ledger is the state; Tune's own is not used
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, shared=reference), resources),
+        tune.with_resources(tune.with_parameters(run_trial, shared=shared), resources),
         tune_config=tune.TuneConfig(
             search_alg=LedgerSearch(Proposals(sweep, ledger.trials()), left, sweep.metric, mode),
             scheduler=_scheduler(sweep, mode),
@@ -85,12 +84,11 @@ def _tune(shared: Shared, ledger: Ledger, left: list[int], work: Work) -> None:
     tuner.fit()
 
 
-def run_trial(config: dict[str, Any], shared: Any) -> None:
+def run_trial(config: dict[str, Any], shared: Shared) -> None:
     """One trial, in a Ray worker: train from the start, report each epoch, leave the weights.
 
     An error is recorded and ends this trial only.
     """
-    shared = ray.get(shared)
     ledger = Ledger(shared.folder)
     trial = Trial(config["name"], config["config"])
     ledger.write(trial)
@@ -149,9 +147,14 @@ class _Watch(tune.Callback):
         record = self._ledger.read(trial.config["name"]) or Trial(
             trial.config["name"], trial.config["config"]
         )
-        record.status, record.error = "failed", "the worker process died; out of memory?"
+        record.status, record.error = "failed", f"the worker was lost: {_last_line(trial)}"
         self._ledger.write(record)
         self._work.advance(1, f"failed trial {record.name}: {record.error}")
+
+
+def _last_line(trial: Any) -> str:
+    error = str(trial.get_error() or "no reason known").strip()
+    return error.splitlines()[-1]
 
 
 def _scheduler(sweep: Sweep, mode: str) -> TrialScheduler:
