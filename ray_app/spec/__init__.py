@@ -73,7 +73,7 @@ Encoder = Annotated[Method, method_of("encoders")]
 Transform = Annotated[Method, method_of("transforms", "model")]
 Head = Annotated[Method, method_of("heads")]
 Detector = Annotated[Method, method_of("detectors", "encoder")]
-Objective = Annotated[Method, method_of("objectives")]
+Objective = Annotated[Method, method_of("objectives", "dim", "num_classes")]
 Combiner = Annotated[Method, method_of("combiners")]
 
 
@@ -162,7 +162,9 @@ def _first(error: ValidationError, model: type[BaseModel]) -> str:
     details = error.errors(include_url=False)
     # An unknown key explains a missing one (a misspelling is both), so it goes first.
     detail = next((d for d in details if d["type"] == "extra_forbidden"), details[0])
-    *parents, last = loc = [part for part in detail["loc"] if not _is_tag(part)]
+    # Empty where the whole spec is wrong: two keys that do not go together.
+    loc = [part for part in detail["loc"] if not _is_tag(part)]
+    parents, last = loc[:-1], loc[-1] if loc else ""
     place = ".".join(map(str, loc)).replace(".[", "[") or "spec"
     if detail["type"] == "extra_forbidden":
         known = list(_keys_at(model, parents))
