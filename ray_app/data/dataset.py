@@ -16,6 +16,7 @@ from ray_app import registry
 from ray_app import spec as specs
 from ray_app.data import rows
 from ray_app.data.arrow import concat, length, nbytes, take
+from ray_app.data.ledger import MANIFEST
 from ray_app.data.sources import Read, Source, Unit, digest
 from ray_app.data.splits import Splits
 from ray_app.errors import DataError, SpecError
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from ray_app.methods import Batch
     from ray_app.methods.transforms import Transform
 
-MANIFEST = "dataset.json"
-"""What a built dataset's folder holds beside `data/`."""
 MAX_BYTES = 4 * 2**30
 """More than this is not read whole into one process."""
 # A derivation of a derivation of …: more than this is a circle.
@@ -248,7 +247,7 @@ class Dataset:
         return {key: value for key, value in vars(self).items() if key != "transforms"}
 
 
-RUNTIME = frozenset({"max_rejected"})
+RUNTIME = frozenset({"max_rejected", "compute"})
 """Keys of the spec that change how rows are made, not what they are."""
 
 

@@ -84,8 +84,8 @@ class DatasetSpec(Spec):
     logits: bool = False
     """Also add `logits`."""
     scorers: list[Score] = Field(default_factory=list)
-    """Each adds `score_<name>`. `detectors/<name>` reads the embeddings: the bundle's, or one that learns from the
-    split that its key `fit` names."""
+    """Each adds `score_<name>`. `detectors/<name>` reads the embeddings: the bundle's, or one that learns
+    from the split that its key `fit` names."""
     keep: list[str] | None = None
     """Columns of the rows to write beside `row_id`, `label` and what is computed; None: all."""
     max_rejected: float = Field(default=0.01, ge=0, le=1)

@@ -1,0 +1,309 @@
+"""The stages of a build, and one-pass fits, on Ray Data.
+
+    read (tasks) → encode (a pool of actors, one encoder each) → write (tasks) → what was done, to the driver
+
+A row of Ray Data is a whole unit (see payload). Every stage may be repeated: reading has no effects, and
+a unit is committed by a rename, so it is there once however often it was written.
+"""
+
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.exceptions import ActorDiedError, RayError
+
+from ray_app.data.payload import Done, Failed, Taught, Work, pack, unpack
+from ray_app.data.sources import Unit
+from ray_app.errors import RayAppError, RunError
+from ray_app.session import total_cpus, total_gpus
+from ray_app.spec.dataset import Compute
+
+if TYPE_CHECKING:
+    from ray_app.data.fit import FitPlan
+    from ray_app.data.stages import EncodePlan, Reading, Writing
+
+T = TypeVar("T")
+
+# Units that one read task takes: those of one file are decoded in one pass, but a killed task repeats all.
+_UNITS_PER_TASK = 16
+# Read tasks for each CPU, so that none is idle while another has a queue.
+_TASKS_PER_CPU = 4
+# A unit that kills its process each time would be tried for ever.
+_TRIES = 4
+# What a few units taught leaves as one state: a covariance is large, and a unit may have few rows.
+_UNITS_PER_STATE = 8
+_NO_PROGRESS_S = 600
+# One unit is one block: actors get work as soon as a unit is read.
+_BLOCK_BYTES = 1
+
+
+@dataclass(frozen=True)
+class Shared(Generic[T]):
+    """A value in Ray's object store, fetched once by each process that uses it."""
+
+    ref: Any
+    key: str
+
+    @classmethod
+    def put(cls, value: T) -> "Shared[T]":
+        """Store a value."""
+        ref = ray.put(value)
+        return cls(ref, ref.hex())
+
+    def get(self) -> T:
+        """Return it."""
+        if self.key not in _fetched:
+            # One at a time: a long-lived worker must not collect what old runs left.
+            _fetched.clear()
+            _fetched[self.key] = ray.get(self.ref)
+        value: T = _fetched[self.key]
+        return value
+
+
+_fetched: dict[str, Any] = {}
+
+
+def run(
+    reading: "Reading",
+    encode: "EncodePlan | None",
+    writing: "Writing",
+    units: Sequence[Unit],
+    compute: Compute,
+) -> Iterator[Done]:
+    """Build units; what was done with each arrives in any order.
+
+    Raises:
+        RunError: The cluster is too small, or a unit kills its process each time.
+        RayAppError: What a stage raised.
+    """
+    actors = pool_size(compute, len(units), stages=2) if encode is not None else 0
+    shared = Shared.put(reading)
+    with _settings():
+        stream = _groups(units).map_batches(
+            _read, fn_kwargs={"reading": shared}, batch_size=1, batch_format="pyarrow", num_cpus=1
+        )
+        if encode is not None:
+            stream = stream.map_batches(
+                _EncodeActor,
+                fn_constructor_kwargs={"plan": encode},
+                **_pool(actors, compute),
+            )
+        stream = stream.map_batches(
+            _write, fn_kwargs={"writing": writing}, batch_size=1, batch_format="pyarrow", num_cpus=1
+        )
+        for row in _rows(stream):
+            yield Done(**json.loads(row["done"]))
+
+
+def fit(reading: "Reading", plan: "FitPlan", units: Sequence[Unit], compute: Compute) -> "Iterator[Taught]":
+    """Return what each few units taught, in the units' order.
+
+    Raises:
+        RunError: See run.
+        RayAppError: See run.
+    """
+    actors = pool_size(compute, len(units), stages=1)
+    shared = Shared.put(reading)
+    with _settings():
+        stream = _groups(units).map_batches(
+            _read, fn_kwargs={"reading": shared}, batch_size=1, batch_format="pyarrow", num_cpus=1
+        )
+        together = max(1, min(_UNITS_PER_STATE, len(units) // (actors * _TASKS_PER_CPU)))
+        pool = {**_pool(actors, compute), "batch_size": together}
+        stream = stream.map_batches(_FitActor, fn_constructor_kwargs={"plan": plan}, **pool)
+        for row in _rows(stream):
+            yield Taught(row["state"], row["rows"], row["units"], json.loads(row["rejected"]))
+
+
+def pool_size(compute: Compute, units: int, *, stages: int) -> int:
+    """Return how many encoder processes to start; refuse what would wait for ever.
+
+    Args:
+        compute: What the spec asks for.
+        units: No more processes than these.
+        stages: Stages of one CPU each beside the pool; each must be able to run while the pool is full.
+
+    Raises:
+        RunError: The cluster does not have it; the message does the sum.
+    """
+    cpus, gpus = total_cpus(), total_gpus()
+    fit_cpus = int((cpus - stages) / compute.num_cpus + 1e-9)
+    fit_gpus = int(gpus / compute.num_gpus + 1e-9) if compute.num_gpus else fit_cpus
+    actors = compute.actors or max(1, min(fit_cpus, fit_gpus, units))
+    if actors > fit_cpus:
+        raise RunError(
+            f"the cluster has {cpus:g} CPUs; {actors} encoder process(es) of {compute.num_cpus:g}, and"
+            f" {stages} beside them to read and write, need {actors * compute.num_cpus + stages:g};"
+            " lower compute.actors or compute.num_cpus, or use executor: local"
+        )
+    if actors > fit_gpus:
+        raise RunError(
+            f"the cluster has {gpus:g} GPUs; {actors} encoder process(es) of {compute.num_gpus:g} need"
+            f" {actors * compute.num_gpus:g}; lower compute.actors or compute.num_gpus, or add GPU nodes"
+        )
+    return actors
+
+
+def _pool(actors: int, compute: Compute) -> dict[str, Any]:
+    return {
+        "compute": ray.data.ActorPoolStrategy(size=actors),
+        "batch_size": 1,
+        "batch_format": "pyarrow",
+        "num_cpus": compute.num_cpus,
+        **({"num_gpus": compute.num_gpus} if compute.num_gpus else {}),
+        "max_restarts": _TRIES,
+        "max_task_retries": _TRIES,
+    }
+
+
+def _groups(units: Sequence[Unit]) -> Any:
+    size = max(1, min(_UNITS_PER_TASK, len(units) // (int(total_cpus()) * _TASKS_PER_CPU)))
+    groups = [units[start : start + size] for start in range(0, len(units), size)]
+    items = [{"units": json.dumps([asdict(unit) for unit in group])} for group in groups]
+    return ray.data.from_items(items, override_num_blocks=len(items))
+
+
+def _read(table: pa.Table, reading: "Shared[Reading]") -> Iterator[pa.Table]:
+    for said in table.column("units").to_pylist():
+        units = [Unit(**unit) for unit in json.loads(said)]
+        try:
+            yield from (pack(work) for work in reading.get()(units))
+        except RayAppError as error:
+            yield pack(Failed.of(error))
+
+
+class _EncodeActor:
+    def __init__(self, plan: "EncodePlan") -> None:
+        from ray_app.data.stages import Encode
+
+        self.encode, self.failed = _made(lambda: Encode(plan))
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return pa.concat_tables([pack(self._encoded(work)) for work in unpack(table)])
+
+    def _encoded(self, work: Work | Failed) -> Work | Failed:
+        if isinstance(work, Failed) or self.encode is None:
+            return self.failed or work
+        try:
+            return self.encode(work)
+        except RayAppError as error:
+            return Failed.of(error)
+
+
+class _FitActor:
+    def __init__(self, plan: "FitPlan") -> None:
+        from ray_app.data.fit import Fitting
+
+        self.fitting, self.failed = _made(lambda: Fitting(plan))
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        works = list(unpack(table))
+        failed = self.failed or next((work for work in works if isinstance(work, Failed)), None)
+        taught = Taught(b"", 0, 0, [])
+        if failed is None and self.fitting is not None:
+            try:
+                taught = self.fitting.teach(work for work in works if isinstance(work, Work))
+            except RayAppError as error:
+                failed = Failed.of(error)
+        return pa.table(
+            {
+                "state": pa.array([taught.state], pa.large_binary()),
+                "rows": [taught.rows],
+                "units": [taught.units],
+                "rejected": [json.dumps(taught.rejected)],
+                "failed": [json.dumps(asdict(failed)) if failed is not None else ""],
+            }
+        )
+
+
+def _made(make: Callable[[], T]) -> tuple[T | None, Failed | None]:
+    # An actor whose constructor raises takes the run down with a message of Ray's.
+    try:
+        return make(), None
+    except RayAppError as error:
+        return None, Failed.of(error)
+
+
+def _write(table: pa.Table, writing: "Writing") -> pa.Table:
+    def written(work: Work | Failed) -> dict[str, str]:
+        if isinstance(work, Work):
+            try:
+                return {"done": json.dumps(asdict(writing(work))), "failed": ""}
+            except RayAppError as error:
+                work = Failed.of(error)
+        return {"done": "", "failed": json.dumps(asdict(work))}
+
+    return pa.Table.from_pylist([written(work) for work in unpack(table)])
+
+
+def _rows(stream: Any) -> Iterator[Mapping[str, Any]]:
+    try:
+        for row in stream.iter_rows():
+            if row["failed"]:
+                raise Failed(**json.loads(row["failed"])).error()
+            yield row
+    except RayError as error:
+        raise _ours(error) from error
+
+
+def _ours(error: BaseException) -> RunError:
+    """One line about what Ray wrapped in many."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    if any(isinstance(one, ActorDiedError) for one in seen):
+        return RunError(
+            f"an encoder process died {_TRIES} times on the same unit;"
+            " is it memory, or a row that crashes a decoder? lower compute.batch_size or unit_rows"
+        )
+    return RunError(f"the run failed: {_said(error)}; Ray's logs have the whole of it")
+
+
+def _said(error: BaseException) -> str:
+    # Of a traceback's lines, the last that is neither Ray's wrapping nor its advice says what happened.
+    lines = [
+        line.strip()
+        for line in str(error).splitlines()
+        if re.match(r"^[\w.]+(Error|Exception|Interrupt): ", line)
+    ]
+    ours = [line for line in lines if not line.startswith("ray.")]
+    return (ours or lines or [type(error).__name__])[0]
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Ray Data's settings for the length of a run; they are the process', so they are put back."""
+    context = ray.data.DataContext.get_current()
+    old = (
+        context.target_max_block_size,
+        context.execution_no_progress_timeout_s,
+        context.execution_options.preserve_order,
+        context.enable_progress_bars,
+    )
+    context.target_max_block_size = _BLOCK_BYTES
+    context.execution_no_progress_timeout_s = _NO_PROGRESS_S
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # max_restarts and max_task_retries; Ray 2.60 warns of them and has no other way yet.
+            warnings.filterwarnings("ignore", message="`ray_remote_args", category=Warning)
+            yield
+    finally:
+        (
+            context.target_max_block_size,
+            context.execution_no_progress_timeout_s,
+            context.execution_options.preserve_order,
+            context.enable_progress_bars,
+        ) = old
