@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,9 +11,14 @@ from hypothesis import strategies as st
 from ray_app import registry
 from ray_app.testing._expect import permuted
 from ray_app.testing._rows import rows
+from ray_app.testing.combiners import check_combiner
 from ray_app.testing.detectors import check_detector
+from ray_app.testing.encoders import check_encoder
+from ray_app.testing.generators import check_generator
 from ray_app.testing.heads import check_head
 from ray_app.testing.mergeable import check_merge, check_mergeable, is_mergeable
+from ray_app.testing.scorers import check_scorer
+from ray_app.testing.transforms import check_transform
 
 # Options that change the algorithm; each method is tried with its defaults besides.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -78,3 +84,63 @@ def test_merging_equals_fitting_at_once(make: Any, n: int, seed: int, cuts: list
     features, labels = rows(n, seed, offset=offset)
     order = permuted(n, seed)
     check_merge(make, features[order], labels[order], sorted(min(cut, n) for cut in cuts))
+
+
+PICTURES = {
+    "row_id": np.array([f"r{i}" for i in range(5)], dtype=object),
+    "label": np.array([0, 1, 2, 0, 1]),
+    "image": np.random.default_rng(0).integers(256, size=(5, 12, 12, 3), dtype=np.uint8),
+}
+# What a method cannot do without.
+REQUIRED: dict[str, dict[str, Any]] = {
+    "transforms/resize": {"size": 7},
+    "transforms/select": {"column": "label", "values": [0, 2]},
+    "transforms/rotate": {"random": True},
+}
+
+
+def tiny_model() -> Any:
+    return registry.build(
+        "encoders", "timm", {"model": "test_resnet", "num_classes": 3, "image_size": 32, "channels": 3}
+    ).eval()
+
+
+@pytest.mark.parametrize("name", registry.names("transforms"))
+@pytest.mark.parametrize("kind", ["bytes", "floats", "ragged"])
+def test_transforms(name: str, kind: str) -> None:
+    batch = dict(PICTURES)
+    if kind == "floats":
+        batch["image"] = batch["image"].astype(np.float32) / 255
+    if kind == "ragged":
+        column = np.empty(5, dtype=object)
+        column[:] = [image[: 6 + i] for i, image in enumerate(batch["image"])]
+        batch["image"] = column
+    needs_model = "model" in registry.options("transforms", name)
+    supplied = {"model": tiny_model()} if needs_model else {}
+    options = REQUIRED.get(f"transforms/{name}", {})
+    check_transform(lambda: registry.build("transforms", name, options, **supplied), batch)
+
+
+@pytest.mark.parametrize("name", registry.names("scorers"))
+def test_scorers(name: str) -> None:
+    bad = {key: values[:1] for key, values in PICTURES.items()}
+    bad["image"] = np.array([b"no image"], dtype=object)
+    check_scorer(lambda: registry.build("scorers", name), PICTURES, bad)
+
+
+@pytest.mark.parametrize("name", registry.names("generators"))
+def test_generators(name: str) -> None:
+    check_generator(lambda: registry.build("generators", name))
+
+
+@pytest.mark.parametrize("name", registry.names("combiners"))
+def test_combiners(name: str) -> None:
+    check_combiner(lambda: registry.build("combiners", name))
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "test_vit", "test_convnext"])
+def test_timm(model: str) -> None:
+    check_encoder(
+        lambda: registry.build("encoders", "timm", {"model": model, "num_classes": 3, "image_size": 160}),
+        PICTURES,
+    )

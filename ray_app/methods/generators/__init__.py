@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 class Generator(ABC):
     """An endless dataset of which any machine can make any part.
 
-    Row i of seed s is the same bytes whoever makes it, so an endless source can be divided among workers and a killed
-    one made again. Some return ground truth beside the data.
+    Row i of seed s is the same bytes whoever makes it, so an endless source can be divided among workers and
+    a killed one made again. Some return ground truth beside the data.
     """
 
     @abstractmethod

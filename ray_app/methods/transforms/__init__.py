@@ -4,8 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
 if TYPE_CHECKING:
     from ray_app.methods import Batch
 
@@ -13,8 +11,8 @@ if TYPE_CHECKING:
 class Transform(ABC):
     """A batch to a batch. Columns that it does not name pass through; the input arrays are never written to.
 
-    A random transform draws from a generator seeded by its own seed and the row's `row_id`, so a row becomes the same
-    on every machine, in every batch and in every order.
+    A random transform draws from a generator seeded by its own seed and the row's `row_id`, so a row becomes
+    the same on every machine, in every batch and in every order.
     """
 
     columns: ClassVar[Sequence[str]]
