@@ -1,0 +1,117 @@
+"""The transformers encoder on a tiny BERT that is made here, from a configuration and a word list."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ray_app.methods.encoders.transformers import Transformers
+from ray_app.testing.encoders import check_encoder
+
+UNKNOWN = "[UNK]"
+TEXTS = ["the cat sat", "a dog", "the dog sat on the mat", "", "unknown words are fine"]
+BATCH = {"text": np.array(TEXTS, dtype=object), "row_id": np.arange(5).astype(str)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT with two layers, its weights and its tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "a", "cat", "dog", "sat", "on", "mat", "##s"]
+    tokenizer = Tokenizer(
+        models.WordPiece({word: i for i, word in enumerate(words)}, **{"unk_token": UNKNOWN})
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    path = tmp_path_factory.mktemp("bert")
+    special = {"pad_token": "[PAD]", "unk_token": UNKNOWN, "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    wrapped.save_pretrained(path)
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=24,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)  # noqa: TID251
+        BertModel(config).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("options", [{}, {"pooling": "cls"}, {"normalize": True, "num_classes": 3}])
+def test_keeps_the_contract(folder: Path, options: dict[str, Any]) -> None:
+    check_encoder(lambda: Transformers(model=str(folder), **options), BATCH)
+
+
+def test_equals_the_library_row_by_row(folder: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    mean, cls = Transformers(model=str(folder)).eval(), Transformers(model=str(folder), pooling="cls").eval()
+    inputs = mean.preprocess(BATCH)
+    with torch.no_grad():
+        got, first = mean(inputs, {"layers", "tokens"}), cls(inputs)
+        for row, text in enumerate(TEXTS):
+            output = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
+            hidden = output.last_hidden_state[0]
+            torch.testing.assert_close(got.pooled[row], hidden.mean(0), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(first.pooled[row], hidden[0], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(got.tokens[row, : got.lengths[row]], hidden, rtol=1e-4, atol=1e-5)
+            assert got.lengths[row] == len(hidden)
+            for layer, states in zip(got.layers.values(), output.hidden_states, strict=True):
+                torch.testing.assert_close(layer[row], states[0].mean(0), rtol=1e-4, atol=1e-5)
+    assert list(got.layers) == ["embeddings", "layer.1", "layer.2"]
+
+
+def test_a_bundle_needs_neither_the_folder_nor_a_network(folder: Path, tmp_path: Path) -> None:
+    options, files = Transformers(model=str(folder), num_classes=2).portable()
+    assert {"config.json", "tokenizer.json"} <= set(files)
+    assert "model" not in options
+    assert str(folder) not in json.dumps(options) + files["config.json"].decode()
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    rebuilt = Transformers(**options, assets=tmp_path)
+    assert rebuilt.dim == 16
+    assert rebuilt.max_length == 24
+
+
+def test_weights_are_drawn_from_the_seed_when_not_loaded(folder: Path) -> None:
+    first, same, other = (Transformers(model=str(folder), pretrained=False, seed=seed) for seed in (0, 0, 1))
+    weights = [
+        encoder.state_dict()["net.embeddings.word_embeddings.weight"] for encoder in (first, same, other)
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_long_texts_are_cut(folder: Path) -> None:
+    encoder = Transformers(model=str(folder), max_length=6)
+    inputs = encoder.preprocess({"text": np.array(["the cat sat on the mat"], dtype=object)})
+    assert isinstance(inputs, dict)
+    assert inputs["input_ids"].shape == (1, 6)
+
+
+def test_refusals(folder: Path, tmp_path: Path) -> None:
+    encoder = Transformers(model=str(folder))
+    with pytest.raises(ValueError, match="row 1: NoneType in the column 'text'"):
+        encoder.preprocess({"text": np.array(["a", None], dtype=object)})
+    with pytest.raises(ValueError, match="has no logits"):
+        encoder(encoder.preprocess(BATCH), {"logits"})
+    with pytest.raises(ValueError, match=r"1\.\.24"):
+        Transformers(model=str(folder), max_length=25)
+    with pytest.raises(ValueError, match="mean or cls"):
+        Transformers(model=str(folder), pooling="max")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="is it a model's folder"):
+        Transformers(model=str(tmp_path))
+    with pytest.raises(ValueError, match="no model; name"):
+        Transformers()
