@@ -45,24 +45,14 @@ def numbered(read: Read, labels: Sequence[str], where: str) -> Read:
     column = read.batch.get("label")
     if column is None:
         return read
-    if column.dtype == object and any(isinstance(value, str) for value in column):
-        if not labels:
-            raise DataError(
-                f"{where}: the column 'label' holds text; list the class names in order in `labels:`"
-            )
-        known = {name: number for number, name in enumerate(labels)}
-        values = [known.get(value, -1) if isinstance(value, str) else value for value in column]
-    else:
-        values = list(column)
-    reasons: dict[int, str] = {}
-    numbers: list[int] = []
-    for row, value in enumerate(values):
-        if (reason := _refused(value, len(labels))) is None:
-            numbers.append(int(value))
-        else:
-            reasons[row] = (
-                reason if column[row] is value or reason == _NO_LABEL else f"label {column[row]!r} is unknown"
-            )
+    if column.dtype == object and any(isinstance(value, str) for value in column) and not labels:
+        raise DataError(f"{where}: the column 'label' holds text; list the class names in order in `labels:`")
+    known = {name: number for number, name in enumerate(labels)}
+    # As Python's own values, which look in a message as they do in a table.
+    given = column.tolist()
+    values = [known.get(value, value) if isinstance(value, str) else value for value in given]
+    reasons = {row: reason for row, value in enumerate(values) if (reason := _refused(value, len(labels)))}
+    numbers = [int(value) for row, value in enumerate(values) if row not in reasons]
     read = reject(read, reasons)
     return Read({**read.batch, "label": np.array(numbers, dtype=np.int64)}, read.rejected)
 
@@ -143,13 +133,12 @@ def _pixels(value: Any) -> np.ndarray:
     return pixels
 
 
-_NO_LABEL = "no label"
-
-
 def _refused(value: Any, classes: int) -> str | None:
     if value is None or value != value:
-        return _NO_LABEL
-    if isinstance(value, (bytes, str)) or int(value) != value:
+        return "no label"
+    if isinstance(value, str):
+        return f"label {value!r} is none of the {classes} in `labels`"
+    if not isinstance(value, (int, float)) or int(value) != value:
         return f"label {value!r} is no class number"
     if value < 0 or (classes and value >= classes):
         return f"label {value} is none of the classes" + (f" 0..{classes - 1}" if classes else "")

@@ -16,7 +16,8 @@ class Splits:
 
     def mask(self, row_ids: np.ndarray, split: str) -> np.ndarray:
         """Return bool [n]: the rows of one split. Each row is in exactly one."""
-        names = list(self.shares)
+        # By name: the order in which somebody wrote them down moves no row.
+        names = sorted(self.shares)
         bounds = np.cumsum([self.shares[name] for name in names])
         # The last bound is 1 but for rounding, and no draw may fall behind it.
         drawn = np.searchsorted(bounds[:-1], _uniform(row_ids, self.seed), side="right")
