@@ -49,11 +49,16 @@ class Batcher(Generic[Item, Result]):
         return await future
 
     async def _work(self) -> None:
-        while self._queue:
-            await self._gather()
-            batch = self._take()
-            if batch:
-                await self._answer(batch)
+        try:
+            while self._queue:
+                await self._gather()
+                batch = self._take()
+                if batch:
+                    await self._answer(batch)
+        finally:
+            # Only where this task itself was ended: nobody may wait for a worker that is gone.
+            while self._queue:
+                self._queue.popleft()[1].cancel()
 
     async def _gather(self) -> None:
         """Wait until a batch is full, or the wait is over."""

@@ -108,6 +108,21 @@ def test_one_that_left_is_not_computed() -> None:
     assert run.batches == [[11], [31]]
 
 
+def test_nobody_waits_for_a_worker_that_is_gone() -> None:
+    run = Pass()
+
+    async def go() -> list[Any]:
+        share = batcher(run, max_rows=9, wait_s=3600)
+        waiting = [asyncio.create_task(share(1)) for _ in range(3)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert share._worker is not None
+        share._worker.cancel()
+        return await all_of(waiting)
+
+    assert all(isinstance(result, asyncio.CancelledError) for result in asyncio.run(go()))
+
+
 def test_a_pass_that_loses_items_is_an_error() -> None:
     async def loses(items: Sequence[int]) -> Sequence[int]:
         return list(items)[1:]
