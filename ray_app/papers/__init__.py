@@ -47,7 +47,7 @@ class Outcome:
     claim: str
     value: float
     baseline: float | None
-    """What the value is compared with, measured in the same run with the same budget; None: an absolute claim."""
+    """Measured in the same run with the same budget; None: the claim is absolute."""
     interval: tuple[float, float]
     """95 % interval of the value's lead over the baseline (of the value, where there is none), over seeds."""
     seeds: Sequence[int]
@@ -100,7 +100,7 @@ def reaches(
     seeds: Sequence[int],
     details: Mapping[str, float] | None = None,
 ) -> Outcome:
-    """Return the outcome of "the value is at least so much, on average over seeds"; see lead."""
+    """Return the outcome of "the value is at least so much, averaged over seeds"; see lead."""
     import numpy as np
 
     from ray_app.metrics.interval import mean_interval
@@ -124,9 +124,8 @@ def check_slug(slug: str) -> None:
         SpecError: Names the nearest ones.
     """
     if slug not in _files():
-        raise SpecError(
-            f"unknown paper {slug!r}{nearest(slug, list(_files()))} (ray-app papers lists all {len(_files())})"
-        )
+        known = list(_files())
+        raise SpecError(f"unknown paper {slug!r}{nearest(slug, known)} (papers: {', '.join(known)})")
 
 
 def described() -> list[dict[str, Any]]:

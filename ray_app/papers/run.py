@@ -1,4 +1,4 @@
-"""Reproduces papers side by side as Ray tasks and writes a table and a page. A failed claim is shown, not hidden."""
+"""Reproduces papers side by side as Ray tasks; writes a table and a page. A failed claim is shown as such."""
 
 import importlib
 import os
