@@ -228,30 +228,23 @@ def evaluate(
 def serve(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
     host: Annotated[
-        str, typer.Option("--host", help="Address to bind; not loopback: a token is required.")
+        str, typer.Option("--host", help="Address to bind; one that others can reach needs a token.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
-    policy: Annotated[
-        str, typer.Option("--policy", help="What an abnormal input gets: flag, abstain, reject.")
-    ] = "flag",
-    placement: Annotated[str, typer.Option("--placement", help="together or spread.")] = "together",
-    replicas: Annotated[int, typer.Option("--max-replicas", min=1, max=1000)] = 1,
+    settings: Settings = None,
     address: Address = None,
 ) -> None:
-    """Serve a bundle over HTTP until interrupted. The bearer token is read from RAY_APP_TOKEN."""
-    from ray_app.serve.run import serve_forever
-    from ray_app.session import session
+    """Serve a bundle over HTTP until interrupted. The bearer token is read from RAY_APP_TOKEN.
 
-    with session(address):
-        serve_forever(
-            bundle,
-            host=host,
-            port=port,
-            policy=policy,
-            placement=placement,
-            max_replicas=replicas,
-            reporter=_reporter(),
-        )
+    What a serve config file says under `args` can be set: --set policy.action=reject.
+    """
+    from ray_app.serve.run import serve as run_server
+    from ray_app.spec import parse, with_overrides
+    from ray_app.spec.serve import ServeSpec
+
+    written = with_overrides({"bundle": str(bundle)}, _overrides(settings), "ray-app serve")
+    spec = parse(written, ServeSpec, "ray-app serve")
+    run_server(bundle, spec, host=host, port=port, address=address, say=_reporter().say)
 
 
 @app.command()
@@ -334,7 +327,10 @@ def _overrides(settings: list[str] | None) -> dict[str, Any]:
 def _console() -> "Console":
     from rich.console import Console
 
-    return Console()
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160  # a pipe has no width: do not fold what grep is to find
+    return console
 
 
 def _reporter(*, quiet: bool = False) -> "Reporter":
@@ -351,10 +347,7 @@ def _table(columns: list[str], rows: list[list[Any]]) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*map(str, row))
-    console = _console()
-    if not console.is_terminal:
-        console.width = 200  # a pipe has no width: do not fold what grep is to find
-    console.print(table)
+    _console().print(table)
 
 
 def _relative(path: Path) -> Path:

@@ -35,7 +35,7 @@ def exchanges(url: str, digit: np.ndarray, truth: str, photo: np.ndarray) -> Ite
     with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
         upload = {"image": ("digit.png", _png(digit), "image/png")}
         yield _sent(client, f"POST /predict, a PNG of a {truth}", _label, "/predict", files=upload)
-        several = {"instances": [digit[..., 0].tolist(), {"image": base64.b64encode(_png(photo)).decode()}]}
+        several = {"instances": [digit[..., 0].tolist(), {"b64": base64.b64encode(_png(photo)).decode()}]}
         yield _sent(
             client,
             "POST /predict, JSON: that digit as pixels, a photograph",

@@ -77,7 +77,9 @@ def demo(folder: Path, *, port: int, fresh: bool, console: Console) -> Path:
         evaluation = evaluate(
             specs[1], [sweep.bundle.path], seeds=1, folder=folder / "evaluation", reporter=reporter
         )
-        _show(console, *evaluation.summary())
+        reporter.say("  accuracy and ECE of the answer where rows have labels; AUROC of each detector")
+        columns, rows = evaluation.summary()
+        _show(console, columns[1:], [row[1:] for row in rows])
         reporter.say("[bold]4. Serve[/]: the bundle behind HTTP, asked for real")
         answers = _serve(sweep, port, reporter)
         _show(

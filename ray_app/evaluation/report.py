@@ -58,7 +58,7 @@ def sections(result: "Evaluation") -> list[Section]:
 def _overview(result: "Evaluation") -> Section:
     columns, rows = result.summary()
     section = Section(
-        "Leaderboard",
+        "Evaluation",
         "Accuracy and calibration error where rows have labels; for each detector the area under the ROC "
         "curve against the in-distribution rows (0.5 is chance). Mean and standard error where seeds differ.",
         tables=[Table(columns, rows)],

@@ -44,11 +44,20 @@ class Evaluation:
         return self.means.to_pylist()
 
     def summary(self) -> tuple[list[str], list[list[str]]]:
-        """Return columns and rows of the table that a terminal shows: a row a bundle and dataset."""
+        """Return columns and rows of the table for people: a row a bundle and dataset.
+
+        Accuracy and ECE are the answer's; a detector's column is its AUROC.
+        """
         metrics = ("accuracy", "ece")
         found = {(r["bundle"], r["dataset"], r["subject"], r["metric"]): r for r in self.records()}
         detectors = sorted({key[2] for key in found if key[2].startswith("detector/")})
-        columns = ["bundle", "dataset", "role", *metrics, *(f"AUROC {name[9:]}" for name in detectors)]
+        columns = [
+            "bundle",
+            "dataset",
+            "role",
+            *metrics,
+            *(name.removeprefix("detector/") for name in detectors),
+        ]
         rows = []
         for bundle in self.bundles:
             for dataset, entry in self.suite.datasets.items():

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -67,7 +68,7 @@ def write_page(
     from jinja2 import Environment
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(cell=_cell, svg=_svg, png=_png, numeric=_is_number)
+    environment.filters.update(cell=_cell, svg=_svg, png=_png, numeric=_is_numeric)
     template = environment.from_string(
         files("ray_app.report").joinpath("page.html").read_text(encoding="utf-8")
     )
@@ -110,7 +111,14 @@ def _png(pixels: "np.ndarray") -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _is_number(value: Any) -> bool:
+def _is_numeric(table: Table, column: int) -> bool:
+    values = [row[column] for row in table.rows if row[column] not in (None, "", "-")]
+    return bool(values) and all(_looks_numeric(value) for value in values)
+
+
+def _looks_numeric(value: Any) -> bool:
+    if isinstance(value, str):
+        return re.fullmatch(r"-?\d+\.\d+( ± \d+\.\d+)?", value) is not None
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -119,4 +127,7 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        # Four decimals where they say something, else four digits (a weight decay of 0.0000312).
+        return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 1e5 else f"{value:.4g}"
+    return str(value)

@@ -27,7 +27,7 @@ def bars(
 
     The axis starts near the smallest value where all are alike, since differences are what one looks for.
     """
-    figure, axes = _axes(6.4, 0.9 + 0.3 * len(values))
+    figure, axes = _axes(5.4, 0.9 + 0.3 * len(values))
     names = list(values)
     for place, name in enumerate(names):
         colour = COLOURS[0] if name == highlight or highlight is None else "#b9c9d8"
@@ -54,7 +54,7 @@ def lines(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, **style: Any
 ) -> Figure:
     """Curves by name: name → (x, y). Many of them are drawn thin and without a legend."""
-    figure, axes = _axes(6.4, 3.4)
+    figure, axes = _axes(5.4, 3.4)
     many = len(series) > len(COLOURS)
     for index, (name, (x, y)) in enumerate(series.items()):
         colour = SOFT if many else COLOURS[index % len(COLOURS)]
@@ -73,11 +73,11 @@ def steps(
     history: Sequence[tuple[str, float, bool]], ylabel: str, reference: float, reference_label: str
 ) -> Figure:
     """How a combination grew: an ingredient a step, filled where it was kept, hollow where it was not."""
-    figure, axes = _axes(6.4, 3.2)
+    figure, axes = _axes(4.8, 3.0)
     place = range(len(history))
     values = [value for _, value, _ in history]
-    kept_so_far = [max((v for _, v, kept in history[: i + 1] if kept), default=values[0]) for i in place]
-    axes.step(place, kept_so_far, where="mid", color=COLOURS[0], lw=1.2)
+    grown = [[v for _, v, kept in history[: i + 1] if kept][-1:] or values[:1] for i in place]
+    axes.step(place, [value for (value,) in grown], where="mid", color=COLOURS[0], lw=1.2)
     for index, (_, value, kept) in enumerate(history):
         axes.plot(index, value, "o", color=COLOURS[0], mfc=COLOURS[0] if kept else "white", ms=7)
     axes.axhline(reference, color=COLOURS[1], lw=1, ls="--", label=reference_label)
@@ -90,7 +90,7 @@ def steps(
 
 def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]]) -> Figure:
     """Receiver operating characteristics: name → (false positive rate, true positive rate, area)."""
-    figure, axes = _axes(4.2, 4.0)
+    figure, axes = _axes(3.5, 3.4)
     for index, (name, (fpr, tpr, area)) in enumerate(curves.items()):
         axes.plot(fpr, tpr, color=COLOURS[index % len(COLOURS)], lw=1.6, label=f"{name} ({area:.3f})")
     axes.plot([0, 1], [0, 1], color=SOFT, lw=0.8, ls=":")
@@ -105,7 +105,7 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]]) -> Figure:
 
 def histograms(groups: Mapping[str, np.ndarray], xlabel: str, threshold: float | None = None) -> Figure:
     """Score distributions on shared bins, the outermost thousandth at each end clipped into the last bins."""
-    figure, axes = _axes(6.4, 2.8)
+    figure, axes = _axes(5.2, 2.6)
     everything = np.concatenate([np.asarray(values, dtype=float) for values in groups.values()])
     everything = everything[np.isfinite(everything)]
     low, high = np.quantile(everything, [0.001, 0.999]) if len(everything) else (0.0, 1.0)

@@ -90,9 +90,23 @@ def load(path: str | Path, model: type[S], overrides: Mapping[str, Any] | None =
     """
     path = Path(path)
     content = read_yaml(path)
-    for key, value in (overrides or {}).items():
-        _set(content, key, value, str(path))
-    return parse(content, model, where=str(path))
+    return parse(with_overrides(content, overrides or {}, str(path)), model, where=str(path))
+
+
+def with_overrides(content: Any, overrides: Mapping[str, Any], where: str) -> Any:
+    """Return what a file said with settings over it; the content itself is changed.
+
+    Args:
+        content: As read.
+        overrides: Dotted key → value.
+        where: How to call it in an error.
+
+    Raises:
+        SpecError: A key leads through something that holds no keys.
+    """
+    for key, value in overrides.items():
+        _set(content, key, value, where)
+    return content
 
 
 def parse(content: Any, model: type[S], where: str) -> S:
@@ -222,4 +236,5 @@ __all__ = [
     "method_of",
     "parse",
     "read_yaml",
+    "with_overrides",
 ]

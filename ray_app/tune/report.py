@@ -89,9 +89,7 @@ def _combinations(results: list[Result], chosen: str, metric: str) -> Section:
 def _leaderboard(run: TuneRun, trials: list[Trial], metric: str) -> Section:
     table = run.leaderboard.to_pydict()
     settings = [name for name in table if name.startswith("config/")]
-    section = Section(
-        "Leaderboard", "Every trial, best first, with what it changed over the spec's defaults."
-    )
+    section = Section("Trials", "Every trial, best first, with what it changed over the spec's defaults.")
     finished = {
         name: value
         for name, value, status in zip(table["trial"], table[metric], table["status"], strict=True)
