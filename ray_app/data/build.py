@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from ray_app import __version__
 from ray_app.data.dataset import RUNTIME, Dataset, RejectLimit, open_dataset
 from ray_app.data.ledger import MANIFEST, PLAN, Ledger, write_bytes, write_json
@@ -206,7 +208,7 @@ def _only_ours(folder: Path) -> bool:
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], ledger: Ledger, units: list[Unit]) -> str:
     if old.get("schema_version") != new["schema_version"]:
         return f"schema {old.get('schema_version')}, and ray-app {__version__} writes {new['schema_version']}"
-    before, now = old.get("spec", {}), new["spec"]
+    before, now = _with_defaults(old.get("spec", {})), new["spec"]
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
             return f"`{key}` was {_short(before.get(key))} and is {_short(now.get(key))}"
@@ -215,6 +217,14 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any], ledger: Ledger, uni
     if old.get("input") != new["input"]:
         return f"the input changed: {ledger.changed_units(units) or 'its fingerprint is another'}"
     return ""
+
+
+def _with_defaults(spec: dict[str, Any]) -> dict[str, Any]:
+    # A plan of an older version lacks the keys that were added since.
+    try:
+        return DatasetSpec.model_validate(spec).model_dump(mode="json", exclude=set(RUNTIME))
+    except ValidationError:
+        return spec
 
 
 def _plan(dataset: Dataset) -> dict[str, Any]:

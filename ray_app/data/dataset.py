@@ -95,7 +95,8 @@ class Dataset:
             return self._lineage
         parent_or_source = {"name", "source", "parent", "unit_rows", *RUNTIME}
         source = self.spec.source.name if self.spec.source else None
-        done = self.spec.model_dump(mode="json", exclude=parent_or_source)
+        # Without what is not said: a key that a later version adds changes no older dataset.
+        done = self.spec.model_dump(mode="json", exclude=parent_or_source, exclude_defaults=True)
         own = self.origin.fingerprint if isinstance(self.origin, Dataset) else self.origin.fingerprint()
         return digest(source, done, own)
 

@@ -41,6 +41,7 @@ _TRIES = 4
 # What a few units taught leaves as one state: a covariance is large, and a unit may have few rows.
 _UNITS_PER_STATE = 8
 _NO_PROGRESS_S = 600
+_TOLD_BY_US = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
 # One unit is one block: actors get work as soon as a unit is read.
 _BLOCK_BYTES = 1
 
@@ -294,13 +295,19 @@ def _settings() -> Iterator[None]:
     context.execution_no_progress_timeout_s = _NO_PROGRESS_S
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # What they say, with a traceback of Ray's own, is raised in one line of ours.
+    loggers = [logging.getLogger(name) for name in _TOLD_BY_US]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             # max_restarts and max_task_retries; Ray 2.60 warns of them and has no other way yet.
             warnings.filterwarnings("ignore", message="`ray_remote_args", category=Warning)
             yield
     finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         (
             context.target_max_block_size,
             context.execution_no_progress_timeout_s,

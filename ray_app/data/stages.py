@@ -17,11 +17,9 @@ from ray_app.spec import Method
 from ray_app.spec.dataset import DatasetSpec, score_of
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ray_app.methods import Batch
     from ray_app.methods.detectors import Detector
-    from ray_app.methods.encoders import Features, Want
+    from ray_app.methods.encoders import Encoder, Features, Want
     from ray_app.methods.scorers import Scorer
 
 COMPUTED = ("embedding", "logits", "score_")
@@ -121,13 +119,12 @@ class Encode:
         # Heavy, and the reading and writing stages do without.
         import torch
 
-        from ray_app.data.encoding import Encoding, make_encoder
+        from ray_app.data.encoding import Encoding
 
         if plan.num_cpus is not None:
             # A reused worker keeps the threads of whoever imported torch in it first.
             torch.set_num_threads(max(1, int(plan.num_cpus)))
-        encoder = make_encoder(plan.encoder, plan.bundle)
-        self.detectors = _detectors(plan, encoder)
+        encoder, self.detectors = _models(plan)
         needs = {need for detector in self.detectors.values() for need in detector.needs}
         asked = {"layers"} if plan.layers else set()
         asked |= {"logits"} if plan.logits else set()
@@ -198,29 +195,31 @@ def learner(step: Method) -> Method:
     return Method(name=score_of(step)[1], options={k: v for k, v in step.options.items() if k != "fit"})
 
 
-def _detectors(plan: EncodePlan, encoder: "nn.Module") -> "dict[str, Detector]":
+def _models(plan: EncodePlan) -> "tuple[Encoder, dict[str, Detector]]":
     from safetensors.torch import load_file
 
-    detectors: dict[str, Detector] = {}
-    for name, (method, file) in plan.detectors.items():
-        detector = registry.build("detectors", method.name, method.options, encoder=encoder)
-        detector.load_state_dict(load_file(file))
-        detectors[name] = detector.eval().to(plan.device)
-    if plan.from_bundle:
+    if plan.bundle is not None:
         from ray_app import bundle as bundles
         from ray_app.predictor import Predictor
 
-        predictor = Predictor(bundles.load(str(plan.bundle)))
+        predictor = Predictor(bundles.load(plan.bundle), plan.device)
         if unknown := [name for name in plan.from_bundle if name not in predictor.detectors]:
             raise DataError(
                 f"{plan.bundle}: has no detector {unknown[0]!r}"
                 f" (detectors: {', '.join(predictor.detectors) or 'none'})"
             )
-        # Its own encoder is what an input-gradient detector differentiates; the weights are the same.
-        detectors |= {
-            name: cast("Detector", predictor.detectors[name]).to(plan.device) for name in plan.from_bundle
+        return predictor.encoder, {
+            name: cast("Detector", predictor.detectors[name]) for name in plan.from_bundle
         }
-    return detectors
+    from ray_app.data.encoding import make_encoder
+
+    encoder = make_encoder(plan.encoder, None)
+    detectors: dict[str, Detector] = {}
+    for name, (method, file) in plan.detectors.items():
+        detector = registry.build("detectors", method.name, method.options, encoder=encoder)
+        detector.load_state_dict(load_file(file))
+        detectors[name] = detector.eval().to(plan.device)
+    return encoder, detectors
 
 
 __all__ = ["COMPUTED", "Encode", "EncodePlan", "Reading", "Writing", "learner"]

@@ -106,6 +106,45 @@ def test_embeddings_and_scores_equal_the_encoder_and_detector_by_hand(tmp_path: 
     }
 
 
+@pytest.mark.parametrize("executor", ["local", "ray"])
+def test_a_bundle_encodes_and_its_detectors_score(
+    tmp_path: Path, executor: str, request: pytest.FixtureRequest
+) -> None:
+    import torch
+
+    from ray_app.predictor import Predictor
+    from tests.bundles import tiny
+
+    if executor == "ray":
+        request.getfixturevalue("ray_session")
+    # One that needs gradients with respect to the inputs: the engine must not be in the way.
+    detectors = {"mahalanobis": {"noise": 0.002}, "max_softmax": {}}
+    bundle = tiny(tmp_path / "bundle", members=2, detectors=detectors)
+    wanted = digits(
+        classes=[1, 5],
+        bundle=str(bundle.path),
+        logits=True,
+        scorers=["sharpness", "detectors/mahalanobis", "detectors/max_softmax"],
+        compute={"executor": executor, "actors": 1, "batch_size": 100},
+    )
+    build(wanted, tmp_path / "out")
+    rows = open_dataset(tmp_path / "out").read()
+    predictor = Predictor(bundle)
+    with torch.no_grad():
+        expected = predictor(predictor.preprocess(rows))
+    np.testing.assert_allclose(rows["embedding"], expected.features.pooled, atol=1e-5)
+    np.testing.assert_allclose(rows["logits"], expected.features.logits, atol=1e-4)
+    for name in detectors:
+        np.testing.assert_allclose(rows[f"score_{name}"], expected.scores[name], rtol=1e-3, atol=1e-4)
+    assert rows["score_sharpness"].dtype == np.float64
+    with pytest.raises(DataError, match=r"has no detector 'knn' .detectors: mahalanobis, max_softmax"):
+        build(
+            digits(bundle=str(bundle.path), scorers=["detectors/knn"], compute=wanted.compute),
+            tmp_path / "no",
+        )
+    assert not (tmp_path / "no").exists()
+
+
 def _given(method: Any) -> dict[str, Any]:
     return {"name": method.name, "given": method.options}
 

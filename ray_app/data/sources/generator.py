@@ -53,7 +53,12 @@ class Generator(Source):
         """Make a unit's rows."""
         row_ids = [f"{self.name}#{self.seed},{index}" for index in range(unit.start, unit.stop)]
         batch = self._generator.at(range(unit.start, unit.stop), self.seed)
-        return Read({"row_id": np.array(row_ids, dtype=object), **batch})
+        # NumPy's own texts have the width of the longest one here, which would differ between units.
+        plain = {
+            name: column.astype(object) if column.dtype.kind == "U" else column
+            for name, column in batch.items()
+        }
+        return Read({"row_id": np.array(row_ids, dtype=object), **plain})
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel as a name and options; the worker constructs its own."""
