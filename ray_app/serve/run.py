@@ -93,9 +93,11 @@ def serve(
     Takes what `serving` takes, and raises what it raises.
     """
     say: Say = options.get("say", lambda _: None)
-    handlers = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = _on_signals(_interrupt)
     try:
         with suppress(KeyboardInterrupt), serving(bundle, spec, host=host, port=port, **options) as url:
+            # Again: Ray put its own in their place, and those abort.
+            _on_signals(_interrupt)
             say(f"serving {bundle} at {url} (documentation: {url}/docs; end with Ctrl-C)")
             threading.Event().wait()
     finally:
@@ -105,9 +107,13 @@ def serve(
 
 def _interrupt(number: int, frame: Any) -> None:
     # Once: what follows is the clean end, which a second signal must not tear apart.
-    for again in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(again, signal.SIG_IGN)
+    _on_signals(signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _on_signals(handler: Any) -> dict[signal.Signals, Any]:
+    """Set what SIGINT and SIGTERM do, and return what they did."""
+    return {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
 
 
 def _check(spec: ServeSpec, host: str) -> None:

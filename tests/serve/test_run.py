@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ PIXELS, _ = digits(3)
 GOOD = {"instances": [PIXELS[0, ..., 0].tolist()]}
 BAD = {"instances": [b64(encoded(PIXELS[0])[:60])]}
 JSON = {"content-type": "application/json"}
+AUTH = {"authorization": f"Bearer {TOKEN}"}
+# Process titles are looked up by it, and other sessions may run on this machine.
+MODULE = f"module-{os.getpid()}"
 SMALL: dict[str, Any] = {
     "resources": {"num_cpus": 0.1},
     "ingress": {"num_cpus": 0.1},
@@ -42,13 +46,13 @@ def url(ray_session: None, three: Bundle) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_APP_TOKEN", TOKEN)
         spec = ServeSpec(bundle="-", **SMALL, limits={"body_bytes": 100_000})
-        with serving(three.path, spec, port=0, name="module") as found:
+        with serving(three.path, spec, port=0, name=MODULE) as found:
             yield found
 
 
 @pytest.fixture
 def client(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {TOKEN}"}, timeout=60) as one:
+    with httpx.Client(base_url=url, headers=AUTH, timeout=60) as one:
         yield one
 
 
@@ -58,11 +62,13 @@ def port_of(url: str) -> int:
 
 def replicas(app: str, deployment: str) -> list[int]:
     """Return the process ids of a deployment's replicas."""
-    from ray.util.state import list_actors
-
-    prefix = f"SERVE_REPLICA::{app}#{deployment}#"
-    found = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
-    return [actor.pid for actor in found if (actor.name or "").startswith(prefix)]
+    title = f"ray::ServeReplica:{app}:{deployment}".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if process.read_bytes().startswith(title):
+                found.append(int(process.parent.name))
+    return found
 
 
 def test_it_answers_over_http(client: httpx.Client, three: Bundle) -> None:
@@ -114,8 +120,7 @@ def test_a_wrong_request_is_told_and_the_server_lives_on(
 
 def test_bad_requests_fail_alone_among_good_ones(url: str) -> None:
     async def go() -> list[int]:
-        headers = {"authorization": f"Bearer {TOKEN}"}
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=url, headers=AUTH, timeout=60) as client:
             bodies = [BAD if row % 4 == 1 else GOOD for row in range(24)]
             answers = await asyncio.gather(*(client.post("/predict", json=body) for body in bodies))
             return [answer.status_code for answer in answers]
@@ -124,10 +129,10 @@ def test_bad_requests_fail_alone_among_good_ones(url: str) -> None:
 
 
 def test_a_killed_model_costs_no_prediction(client: httpx.Client) -> None:
-    (pid,) = replicas("module", "model")
+    (pid,) = replicas(MODULE, "model")
     os.kill(pid, signal.SIGKILL)
     assert client.post("/predict", json=GOOD).status_code == 200
-    assert replicas("module", "model") != [pid]
+    assert replicas(MODULE, "model") != [pid]
 
 
 def test_a_missing_member_degrades_and_the_queue_has_an_end(url: str, three: Bundle) -> None:
@@ -142,17 +147,19 @@ def test_a_missing_member_degrades_and_the_queue_has_an_end(url: str, three: Bun
         spread={"deadline_s": 3, "rest_s": 600},
         batching={"max_rows": 1},
     )
-    with serving(three.path, spec, port=port_of(url), name="apart", route_prefix="/apart") as apart:
-        whole = httpx.post(f"{apart}/predict", json=GOOD, timeout=60).json()
+    with serving(
+        three.path, spec, port=port_of(url), name=f"apart-{os.getpid()}", route_prefix="/apart"
+    ) as apart:
+        whole = httpx.post(f"{apart}/predict", json=GOOD, headers=AUTH, timeout=60).json()
         assert (whole["degraded"], whole["missing_members"]) == (False, [])
         assert whole["predictions"][0]["detectors"]["mahalanobis"]["score"] is not None
-        (pid,) = replicas("apart", "member-m1")
+        (pid,) = replicas(f"apart-{os.getpid()}", "member-m1")
         # Stopped, not killed: it would be back at once.
         os.kill(pid, signal.SIGSTOP)
         try:
             # The first one waits for the stopped member; meanwhile the queue fills.
             statuses = asyncio.run(burst(f"{apart}/predict", 24))
-            degraded = httpx.post(f"{apart}/predict", json=GOOD, timeout=60).json()
+            degraded = httpx.post(f"{apart}/predict", json=GOOD, headers=AUTH, timeout=60).json()
         finally:
             os.kill(pid, signal.SIGCONT)
     assert set(statuses) == {200, 503}
@@ -165,7 +172,7 @@ def test_a_missing_member_degrades_and_the_queue_has_an_end(url: str, three: Bun
 
 
 async def burst(url: str, number: int) -> list[int]:
-    async with httpx.AsyncClient(timeout=60) as client:
+    async with httpx.AsyncClient(headers=AUTH, timeout=60) as client:
         answers = await asyncio.gather(*(client.post(url, json=GOOD) for _ in range(number)))
     for answer in answers:
         if answer.status_code == 503:
@@ -174,29 +181,30 @@ async def burst(url: str, number: int) -> list[int]:
     return [answer.status_code for answer in answers]
 
 
-def test_the_config_file_serves(url: str, three: Bundle, tmp_path: Path) -> None:
-    """serve/digits.yaml, with the bundle of this test, the way `serve deploy` hands it over."""
+def test_the_config_file_serves(url: str, three: Bundle) -> None:
+    """serve/digits.yaml with the bundle of this test: Ray's schema takes it, and its import path builds it."""
+    from ray import serve
+    from ray._private.utils import import_attr
     from ray.serve.schema import ServeDeploySchema
 
     content = yaml.safe_load((Path(__file__).parents[2] / "serve" / "digits.yaml").read_text())
-    (application,) = content["applications"]
-    application["args"] |= {
-        "bundle": str(three.path),
-        "resources": {"num_cpus": 0.1},
-        "ingress": {"num_cpus": 0.1},
-    }
-    ServeDeploySchema.model_validate(content)
-    spec = ServeSpec(**application["args"])
-    with serving(spec.bundle, spec, port=port_of(url), name="file", route_prefix="/file") as served:
-        assert httpx.post(f"{served}/predict", json=GOOD, timeout=60).status_code == 200
-        assert httpx.get(f"{served}/readyz").status_code == 200
+    (application,) = ServeDeploySchema.model_validate(content).applications
+    settings = {"bundle": str(three.path), "resources": {"num_cpus": 0.1}, "ingress": {"num_cpus": 0.1}}
+    build = import_attr(application.import_path)
+    try:
+        serve.run(build({**application.args, **settings}), name="file", route_prefix="/file")
+        assert httpx.post(f"{url}/file/predict", json=GOOD, headers=AUTH, timeout=60).status_code == 200
+        assert httpx.get(f"{url}/file/readyz", timeout=60).status_code == 200
+        assert httpx.get(f"{url}/file/predict", timeout=60).status_code == 401
+    finally:
+        serve.delete("file")
 
 
 def test_one_ray_serves_at_one_address(url: str, three: Bundle) -> None:
     with pytest.raises(RunError, match=rf"this Ray serves at 127.0.0.1:{port_of(url)} already"):
         serving(three.path, port=1).__enter__()
-    with pytest.raises(RunError, match="an application 'module' runs already"):
-        serving(three.path, port=0, name="module").__enter__()
+    with pytest.raises(RunError, match=f"an application {MODULE!r} runs already"):
+        serving(three.path, port=0, name=MODULE).__enter__()
 
 
 def test_too_small_a_cluster_is_said_at_once(url: str, three: Bundle) -> None:
@@ -244,8 +252,8 @@ import sys
 from ray_app.serve.run import serve
 from ray_app.spec.serve import ServeSpec
 small = {"num_cpus": 0.1}
-serve(sys.argv[1], ServeSpec(bundle="-", resources=small, ingress=small, autoscaling={"max_replicas": 1}), port=0,
-      say=lambda line: print(line, flush=True))
+spec = ServeSpec(bundle="-", resources=small, ingress=small, autoscaling={"max_replicas": 1})
+serve(sys.argv[1], spec, port=0, say=lambda line: print(line, flush=True))
 """
 
 
