@@ -188,9 +188,8 @@ def _network(source: str, revision: str | None, *, load: bool) -> Any:
                 source, revision=revision, use_safetensors=True, dtype=torch.float32
             )
         else:
-            net = AutoModel.from_config(
-                AutoConfig.from_pretrained(source, revision=revision), dtype=torch.float32
-            )
+            config = AutoConfig.from_pretrained(source, revision=revision)
+            net = AutoModel.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise ValueError(
             f"transformers: no model at {source!r} ({_first_line(error)}); give its folder or name"
