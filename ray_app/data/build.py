@@ -117,11 +117,8 @@ def _run(
 def _execute(
     dataset: Dataset, ledger: Ledger, units: Sequence[Unit], reporter: Reporter, address: str | None
 ) -> Iterator[Done]:
-    # torch, which a build without an encoder does not need.
-    from ray_app.data.fit import is_local
-
     spec = dataset.spec
-    local = is_local(spec.compute, sum(map(len, units)))
+    local = spec.compute.is_local(sum(map(len, units)))
     encodes = spec.encoder is not None or spec.bundle is not None
     fitted = ledger.folder / "fitted"
     _fit_detectors(dataset, fitted, reporter, address)
@@ -142,10 +139,6 @@ def _execute(
 
 def _fit_detectors(dataset: Dataset, folder: Path, reporter: Reporter, address: str | None) -> None:
     """Let the detectors that say `fit:` learn, each once for the whole build, also when it is resumed."""
-    from safetensors.torch import save
-
-    from ray_app.data.fit import fit
-
     by_split: dict[str, dict[str, Any]] = {}
     for step in dataset.spec.scorers:
         family, name = score_of(step)
@@ -155,6 +148,13 @@ def _fit_detectors(dataset: Dataset, folder: Path, reporter: Reporter, address: 
             and not (folder / f"{name}.safetensors").exists()
         ):
             by_split.setdefault(step.options[FIT], {})[name] = ("detectors", learner(step))
+    if not by_split:
+        return
+    # torch, which a build without an encoder does not need.
+    from safetensors.torch import save
+
+    from ray_app.data.fit import fit
+
     for split, learners in by_split.items():
         teacher = (
             dataset.origin

@@ -163,7 +163,7 @@ def fit(
     compute = compute or Compute()
     dataset.check_split(split)
     units = dataset.units()
-    local = is_local(compute, sum(map(len, units)))
+    local = compute.is_local(sum(map(len, units)))
     plan = FitPlan(
         learners,
         encoder if isinstance(encoder, Method) else None,
@@ -208,17 +208,6 @@ def _taught(
 
     with session(address):
         yield from on_ray.fit(reading, replace(fitting.plan, num_cpus=compute.num_cpus), units, compute)
-
-
-def is_local(compute: Compute, rows: int) -> bool:
-    """Tell whether so few rows are better done here: actors pay off from some tens of seconds of work."""
-    if compute.executor != "auto":
-        return compute.executor == "local"
-    return rows <= LOCAL_ROWS and not compute.num_gpus and compute.actors is None
-
-
-LOCAL_ROWS = 4096
-"""Up to so many rows `executor: auto` starts no processes."""
 
 
 def without_scores(dataset: Dataset) -> Dataset:

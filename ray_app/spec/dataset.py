@@ -37,6 +37,10 @@ def score_of(method: Method) -> tuple[str, str]:
 Score = Annotated[Method, AfterValidator(_score_known)]
 
 
+LOCAL_ROWS = 4096
+"""Up to so many rows `executor: auto` starts no processes."""
+
+
 class Compute(Spec):
     """What a build may use. It changes how fast rows are made, not what they are."""
 
@@ -50,6 +54,12 @@ class Compute(Spec):
     """Of each; a fraction shares a GPU."""
     batch_size: int = Field(default=256, ge=1)
     """Rows that the encoder sees at once; halved where they do not fit the device."""
+
+    def is_local(self, rows: int) -> bool:
+        """Tell whether to work in this process: actors pay off from some tens of seconds of work."""
+        if self.executor != "auto":
+            return self.executor == "local"
+        return rows <= LOCAL_ROWS and not self.num_gpus and self.actors is None
 
 
 class DatasetSpec(Spec):

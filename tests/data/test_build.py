@@ -39,6 +39,19 @@ def temporary_files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.name.startswith(".")]
 
 
+def test_rows_without_an_encoder_load_neither_torch_nor_ray(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(digits().model_dump_json(exclude_none=True))
+    program = (
+        "import sys\n"
+        "from ray_app.data.build import build\n"
+        "build(sys.argv[1], sys.argv[2])\n"
+        "sys.exit(' '.join({'torch', 'ray'} & set(sys.modules)) or 0)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "spec.json"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_built_dataset_opens_with_the_same_rows_splits_and_labels(tmp_path: Path) -> None:
     original = digits(splits={"train": 0.7, "test": 0.3}, seed=3, unit_rows=500, compute=LOCAL)
     result = build(original, tmp_path / "out")
@@ -159,13 +172,15 @@ def test_a_second_run_reads_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyP
     images(tmp_path / "in")
     wanted = spec(source={"name": "images", "path": str(tmp_path / "in")}, unit_rows=2, compute=LOCAL)
     build(wanted, tmp_path / "out")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    # As if it had been killed just before it was finished.
+    (tmp_path / "out" / "dataset.json").unlink()
+    parts = tmp_path / "out" / "data"
+    before = {path: path.stat().st_mtime_ns for path in parts.glob("*")}
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
     again = build(wanted, tmp_path / "out")
     assert again.resumed == again.units == 3
-    assert before == {
-        path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()
-    }
+    assert before == {path: path.stat().st_mtime_ns for path in parts.glob("*")}
+    assert build(wanted, tmp_path / "out") == again
 
 
 def test_an_interrupted_build_goes_on_and_leaves_no_temporary_files(tmp_path: Path) -> None:
@@ -287,7 +302,9 @@ def test_units_without_rows_are_remembered_as_finished(tmp_path: Path) -> None:
     wanted = spec(source={"name": "parquet", "path": str(path)}, classes=[1], unit_rows=3, compute=LOCAL)
     assert build(wanted, tmp_path / "out").rows == 6
     assert len(list((tmp_path / "out" / "empty").glob("*"))) == 2
-    assert build(wanted, tmp_path / "out").resumed == 4
+    (tmp_path / "out" / "dataset.json").unlink()
+    again = build(wanted, tmp_path / "out")
+    assert (again.rows, again.resumed) == (6, 4)
 
 
 @pytest.mark.usefixtures("ray_session")
