@@ -1,6 +1,7 @@
 """Real Ray Serve, real HTTP: one served bundle, and what happens when its processes die."""
 
 import asyncio
+import importlib
 import os
 import signal
 import socket
@@ -182,15 +183,15 @@ async def burst(url: str, number: int) -> list[int]:
 
 
 def test_the_config_file_serves(url: str, three: Bundle) -> None:
-    """serve/digits.yaml with the bundle of this test: Ray's schema takes it, and its import path builds it."""
+    """serve/digits.yaml with this test's bundle: Ray's schema takes it, and its import path builds it."""
     from ray import serve
-    from ray._private.utils import import_attr
     from ray.serve.schema import ServeDeploySchema
 
     content = yaml.safe_load((Path(__file__).parents[2] / "serve" / "digits.yaml").read_text())
     (application,) = ServeDeploySchema.model_validate(content).applications
     settings = {"bundle": str(three.path), "resources": {"num_cpus": 0.1}, "ingress": {"num_cpus": 0.1}}
-    build = import_attr(application.import_path)
+    module, _, name = application.import_path.partition(":")
+    build = getattr(importlib.import_module(module), name)
     try:
         serve.run(build({**application.args, **settings}), name="file", route_prefix="/file")
         assert httpx.post(f"{url}/file/predict", json=GOOD, headers=AUTH, timeout=60).status_code == 200
