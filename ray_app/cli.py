@@ -131,13 +131,13 @@ def data_build(
 ) -> None:
     """Stream a dataset into Parquet: every row once, also when it is killed and run again."""
     from ray_app.data.build import build
-    from ray_app.session import session
     from ray_app.spec import load
     from ray_app.spec.dataset import DatasetSpec
 
     checked = load(spec, DatasetSpec, _overrides(settings))
-    with session(address):
-        result = build(checked, out or Path("runs") / checked.name, reporter=_reporter(), force=force)
+    folder = out or Path("runs") / checked.name
+    # It connects to Ray itself, and only where there are rows enough.
+    result = build(checked, folder, reporter=_reporter(), force=force, address=address)
     _print(str(result))
 
 

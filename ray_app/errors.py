@@ -1,7 +1,7 @@
 """What a caller tells apart.
 
-Every message has three parts in one line: what was given, what was expected, how to mend it. The command line prints
-that line and leaves with status 2; it never prints a traceback for one of these.
+Every message has three parts in one line: what was given, what was expected, how to mend it. The command line
+prints that line and leaves with status 2; it never prints a traceback for one of these.
 """
 
 

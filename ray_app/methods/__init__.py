@@ -1,7 +1,7 @@
 """The methods: plain torch, NumPy and scikit-learn. Nothing here knows Ray, a file format or a command line.
 
-A family is a folder whose `__init__` holds its contract; a method is a file with one public class. The words that all
-families share are here.
+A family is a folder whose `__init__` holds its contract; a method is a file with one public class. The words
+that all families share are here.
 """
 
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, runtime_checkable

@@ -37,11 +37,15 @@ def corners(key: str, distribution: Mapping[str, Any]) -> list[Any]:
 
 
 def distributions(space: Mapping[str, Mapping[str, Any]]) -> "dict[str, BaseDistribution]":
-    """Return Optuna's distributions; a choice is searched by its position, so that it may hold anything."""
+    """Return Optuna's distributions; a choice is searched by its position, so that it may hold anything.
+
+    In alphabetical order: parameters are drawn one after the other, and the order of keys in a file says
+    nothing.
+    """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     made: dict[str, BaseDistribution] = {}
-    for key, written in space.items():
+    for key, written in sorted(space.items()):
         kind, values = next(iter(written.items()))
         if kind == "choice":
             made[key] = CategoricalDistribution(list(range(len(values))))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ray_app.methods._views import Views
 from ray_app.methods.encoders import Encoder, Inputs
 from ray_app.methods.objectives import Objective, TrainBatch
-from ray_app.methods.objectives._views import Views
 from ray_app.spec.tune import Train
 
 

@@ -1,4 +1,4 @@
-"""Encoders turn inputs into features. One forward pass serves every head, detector and score that reads it."""
+"""Encoders turn inputs into features. One forward pass serves all heads, detectors and scores that read it."""
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ Inputs: TypeAlias = Tensor | dict[str, Tensor]
 """What an encoder's forward takes: a tensor with n rows, or a dict of such."""
 
 Want: TypeAlias = Literal["layers", "maps", "tokens", "logits", "inputs"]
-"""What may be asked of a forward pass besides the pooled features. Nothing is computed that nobody asked for."""
+"""What may be asked of a forward pass beside the pooled features. Nobody computes what nobody asked for."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,12 @@ class Features:
 class Encoder(nn.Module):
     """Inputs to features.
 
-    Pixels: `preprocess` returns images as uint8 0..255 or float 0..1 `[n, c, h, w]`, already resized; `forward` scales
-    and normalises on the device. So inputs are in pixel units, an attack's budget means what it says, and what
-    travels to the device is small. Both kinds of pixels give the same features.
+    Pixels: `preprocess` returns images as uint8 0..255 or float 0..1 `[n, c, h, w]`, already resized;
+    `forward` scales and normalises on the device. So inputs are in pixel units, an attack's budget means what
+    it says, and what travels to the device is small. Both kinds of pixels give the same features.
 
-    Everything in the forward pass is differentiable; the engines add `inference_mode` where no gradient is needed.
+    Everything in the forward pass is differentiable; the engines add `inference_mode` where no gradient is
+    needed.
     """
 
     modality: Modality
@@ -104,12 +105,17 @@ class Encoder(nn.Module):
     def forward(self, inputs: Inputs, want: Collection[Want] = ()) -> Features:
         """Return features of n inputs, with what `want` asks for."""
 
+    @property
+    def classifier(self) -> nn.Linear | None:
+        """The last layer from pooled features to logits, where there is a plain one; None otherwise."""
+        return None
+
     @abstractmethod
     def portable(self) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Return what a bundle needs to construct it anew without a network, the weights apart.
 
-        Options for the constructor, and files (plain name → content: configuration, tokenizer). On loading, the folder
-        with these files is passed as the constructor's keyword `assets`.
+        Options for the constructor, and files (plain name → content: configuration, tokenizer). On loading,
+        the folder with these files is passed as the constructor's keyword `assets`.
         """
 
     @property
@@ -141,7 +147,9 @@ def _join(name: str, values: list[Any]) -> Any:
     if any(value is None for value in values):
         if all(value is None for value in values):
             return None
-        raise ValueError(f"Features.concat: some parts have {name} and some have not; ask for the same everywhere")
+        raise ValueError(
+            f"Features.concat: some parts have {name} and some have not; ask for the same everywhere"
+        )
     if isinstance(values[0], Mapping):
         if any(value.keys() != values[0].keys() for value in values):
             raise ValueError(f"Features.concat: parts name different {name}; ask for the same everywhere")

@@ -56,7 +56,9 @@ def join(parts: Mapping[str, Features]) -> Features:
     logits: list[Tensor] = [part.logits for part in features if part.logits is not None]
     return Features(
         pooled=torch.cat([part.pooled for part in features], dim=1),
-        layers={f"{name}/{layer}": value for name, part in parts.items() for layer, value in part.layers.items()},
+        layers={
+            f"{name}/{layer}": value for name, part in parts.items() for layer, value in part.layers.items()
+        },
         maps={f"{name}/{layer}": value for name, part in parts.items() for layer, value in part.maps.items()},
         tokens=features[0].tokens if len(features) == 1 else None,
         lengths=features[0].lengths if len(features) == 1 else None,

@@ -1,4 +1,4 @@
-"""One forward-hook tap for all that wants to see inside a network: named modules' outputs of a single pass."""
+"""One forward-hook tap for all that look inside a network: named modules' outputs of a single pass."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ Take = Callable[[str, Tensor], None]
 def tapped(model: nn.Module, names: Mapping[str, str], take: Take) -> Iterator[None]:
     """Call `take(layer, output)` while the model runs, as soon as each module has its output.
 
-    The output is handed over at once because a following in-place non-linearity would overwrite it; a taker that
-    keeps more than a reduction of it must clone.
+    The output is handed over at once because a following in-place non-linearity would overwrite it; a taker
+    that keeps more than a reduction of it must clone.
 
     Args:
         model: The network.

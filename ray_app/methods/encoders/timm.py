@@ -1,7 +1,7 @@
 """Features of any image network in timm: pooled, per stage, and logits.
 
-Layers are the stages that timm itself names for feature extraction (`feature_info`), or any modules by dotted name;
-each is averaged over space or over its patch tokens.
+Layers are the stages that timm itself names for feature extraction (`feature_info`), or any modules by dotted
+name; each is averaged over space or over its patch tokens.
 
 Reference: R. Wightman, "PyTorch Image Models", https://github.com/huggingface/pytorch-image-models
 Cost: one forward pass; asking for layers adds one mean a layer.
@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ray_app.methods.encoders import Encoder, Features, Inputs, Want, check_want
 from ray_app.methods.encoders._pixels import to_pixels
@@ -38,6 +38,8 @@ class Timm(Encoder):
     """
 
     modality = "image"
+    mean: Tensor  # float32 [1, channels, 1, 1], not part of the state
+    std: Tensor  # likewise
 
     def __init__(
         self,
@@ -59,11 +61,15 @@ class Timm(Encoder):
         if image_size is not None and not 1 <= image_size <= 4096:
             raise ValueError(f"timm: image_size must be 1..4096 pixels, got {image_size!r}")
         self.model_name = model
-        self.net = _create(model, pretrained, num_classes, channels, dict(model_args or {}), seed)
+        self.net = _create(model, num_classes, channels, dict(model_args or {}), seed, pretrained=pretrained)
         config = self.net.pretrained_cfg
-        self.size = (image_size, image_size) if image_size else tuple(config.get("input_size", (3, 224, 224))[1:])
+        self.size = (
+            (image_size, image_size) if image_size else tuple(config.get("input_size", (3, 224, 224))[1:])
+        )
         self.channels = channels
-        self.register_buffer("mean", _per_channel(mean, config.get("mean"), channels, "mean"), persistent=False)
+        self.register_buffer(
+            "mean", _per_channel(mean, config.get("mean"), channels, "mean"), persistent=False
+        )
         self.register_buffer("std", _per_channel(std, config.get("std"), channels, "std"), persistent=False)
         self.dim = int(getattr(self.net, "head_hidden_size", None) or self.net.num_features)
         self.num_classes = int(self.net.num_classes)
@@ -86,8 +92,15 @@ class Timm(Encoder):
         """Return features of pixels [n, channels, h, w]."""
         if not isinstance(inputs, Tensor):
             raise TypeError(f"timm: expected a tensor of pixels, got {type(inputs).__name__}")
-        can = {"inputs", *(["logits"] if self.num_classes else []), *(["layers", "maps"] if self._stages else [])}
+        can = {
+            "inputs",
+            *(["logits"] if self.num_classes else []),
+            *(["layers", "maps"] if self._stages else []),
+        }
         check_want(want, can, f"timm/{self.model_name}")
+        if not len(inputs):
+            # Some networks cannot reshape nothing.
+            return self(inputs.new_zeros(1, *inputs.shape[1:]), want)[:0]
         layers: dict[str, Tensor] = {}
         maps: dict[str, Tensor] = {}
 
@@ -110,19 +123,32 @@ class Timm(Encoder):
             inputs=inputs if "inputs" in want else None,
         )
 
+    @property
+    def classifier(self) -> nn.Linear | None:
+        """The last layer, where it is a plain linear one on the pooled features."""
+        last = self.net.get_classifier()
+        return last if isinstance(last, nn.Linear) and last.in_features == self.dim else None
+
     def portable(self) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Return options that construct it anew offline; it needs no files."""
         return {**self._options, "num_classes": self.num_classes}, {}
 
 
 def _create(
-    model: str, pretrained: bool, num_classes: int | None, channels: int, arguments: dict[str, Any], seed: int
+    model: str,
+    num_classes: int | None,
+    channels: int,
+    arguments: dict[str, Any],
+    seed: int,
+    *,
+    pretrained: bool,
 ) -> Any:
     import timm
 
     if num_classes is not None:
         arguments["num_classes"] = num_classes
-    # timm draws initial weights from torch's global generator: lend it a seeded one, then give the old one back.
+    # timm draws initial weights from torch's global generator: lend it a seeded one, then give the old one
+    # back.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # noqa: TID251
         try:
@@ -135,11 +161,15 @@ def _create(
             raise ValueError(f"timm: cannot make {model!r}: {error}{hint}") from error
 
 
-def _per_channel(given: Sequence[float] | None, own: Sequence[float] | None, channels: int, what: str) -> Tensor:
+def _per_channel(
+    given: Sequence[float] | None, own: Sequence[float] | None, channels: int, what: str
+) -> Tensor:
     values = list(given if given is not None else own or [0.5])
     if len(values) != channels:
         if given is not None and len(values) != 1:
-            raise ValueError(f"timm: {what} has {len(values)} values for {channels} channels; give one, or one each")
+            raise ValueError(
+                f"timm: {what} has {len(values)} values for {channels} channels; give one, or one each"
+            )
         values = [sum(values) / len(values)] * channels
     if what == "std" and min(values) <= 0:
         raise ValueError(f"timm: std must be > 0, got {values}")

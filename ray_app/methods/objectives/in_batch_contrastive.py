@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ray_app.methods._views import Views
 from ray_app.methods.encoders import Encoder
 from ray_app.methods.objectives import Objective, TrainBatch
-from ray_app.methods.objectives._views import Views
 
 
 class InBatchContrastive(Objective):
@@ -54,8 +54,9 @@ class InBatchContrastive(Objective):
             raise ValueError(f"in_batch_contrastive: temperature must be > 0, got {temperature!r}")
         self.temperature = temperature
         self.views = Views(noise=noise, shift=shift, rotate=rotate, erase=erase)
-        self.hidden = nn.Linear(dim, dim)
-        self.project = nn.Linear(dim, projection)
+        # Uninitialised: torch would draw the weights from its global generator.
+        self.hidden = nn.utils.skip_init(nn.Linear, dim, dim)
+        self.project = nn.utils.skip_init(nn.Linear, dim, projection)
         generator = torch.Generator().manual_seed(seed)
         for layer in (self.hidden, self.project):
             bound = 1 / math.sqrt(layer.in_features)

@@ -1,0 +1,197 @@
+"""A whole tune run on local Ray: what it writes, that it goes on, what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ray_app import bundle as bundles
+from ray_app import registry
+from ray_app.data.dataset import open_dataset
+from ray_app.errors import RunError, SpecError
+from ray_app.predictor import Predictor
+from ray_app.progress import Silent
+from ray_app.spec import parse
+from ray_app.spec.tune import TuneSpec
+from ray_app.tune.ledger import Ledger
+from ray_app.tune.report import write_report
+from ray_app.tune.run import TuneRun, run
+from tests.tune.specs import tiny
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def test_every_trial_is_on_the_leaderboard_best_first(made: TuneRun) -> None:
+    table = pq.read_table(made.folder / "leaderboard.parquet").to_pydict()
+    assert sorted(table["trial"]) == ["00000", "00001", "00002"]
+    assert table["status"] == ["finished"] * 3
+    assert table["accuracy"] == sorted(table["accuracy"], reverse=True)
+    trials = {trial.name: trial for trial in Ledger(made.folder / "trials").trials()}
+    assert trials["00000"].config == {}
+    assert [len(trial.curve) for trial in trials.values()] == [2, 2, 2]
+
+
+def test_the_greedy_soup_is_at_least_the_best_candidate_on_validation_rows(made: TuneRun) -> None:
+    values = {result.name: result.value for result in made.results}
+    assert (
+        values["greedy_soup"]
+        >= values["single"]
+        == max(trial.last("accuracy") for trial in Ledger(made.folder / "trials").trials())
+    )
+    assert len(next(r for r in made.results if r.name == "logit_ensemble").files) == 2
+
+
+def test_the_bundle_predicts_what_its_metrics_say(made: TuneRun) -> None:
+    bundle = bundles.load(made.folder / "bundle")
+    predictor, test = Predictor(bundle), open_dataset("datasets/digits.yaml").read("test")
+    with torch.no_grad():
+        told = predictor(predictor.preprocess(test))
+    accuracy = float((told.predictions.numpy() == test["label"]).mean())
+    assert accuracy == pytest.approx(bundle.manifest.metrics["test_accuracy"], abs=1e-9)
+    head = float((told.heads["nearest_mean"].argmax(1).numpy() == test["label"]).mean())
+    assert head == pytest.approx(bundle.manifest.heads["nearest_mean"].metrics["accuracy"], abs=1e-9)
+
+
+def test_thresholds_let_through_what_they_promise_of_validation_rows(made: TuneRun) -> None:
+    predictor = Predictor(bundles.load(made.folder / "bundle"))
+    rows = open_dataset("datasets/digits.yaml").read("validation")
+    with torch.no_grad():
+        scores = predictor(predictor.preprocess(rows)).scores
+    for name, threshold in predictor.thresholds.items():
+        # A learned combination keeps one half of the rows to learn from, and the other half sets the
+        # threshold.
+        held_out = slice(1, None, 2) if name == "mahalanobis" else slice(None)
+        normal = scores[name].numpy()[held_out]
+        assert threshold.rows == len(normal)
+        assert np.mean(normal <= threshold.value) == pytest.approx(0.95, abs=1.01 / len(normal))
+
+
+def test_lineage_names_data_start_and_ingredients(made: TuneRun) -> None:
+    lineage = made.bundle.manifest.lineage
+    assert lineage["fingerprint"] == open_dataset("datasets/digits.yaml").fingerprint
+    assert lineage["ingredients"] == made.chosen.ingredients
+    assert made.bundle.manifest.spec["name"] == "tiny"
+    stages = sorted(path.name.split("-")[0] for path in (made.folder / "stages").iterdir())
+    assert stages == ["pretrain", "start"]
+
+
+def test_run_again_it_does_nothing_again(made: TuneRun) -> None:
+    files = [path for path in made.folder.rglob("*.safetensors") if "bundle" not in path.parts]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    again = run(tiny(), made.folder, Silent())
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+    assert again.leaderboard.equals(made.leaderboard)
+    assert again.bundle.version == made.bundle.version
+
+
+def test_what_is_missing_is_made_again_the_same(made: TuneRun) -> None:
+    weights = made.folder / "trials" / "00001" / "candidate.safetensors"
+    bytes_before = weights.read_bytes()
+    weights.unlink()
+    again = run(tiny(), made.folder, Silent())
+    assert weights.read_bytes() == bytes_before
+    assert again.leaderboard.equals(made.leaderboard)
+
+
+def test_the_report_stands_alone(made: TuneRun) -> None:
+    page = write_report(made).read_text(encoding="utf-8")
+    assert page.count("<svg") >= 4
+    assert "http://www.w3.org" in page  # the namespace of SVG, and no other address
+    assert "<script" not in page
+    assert 'src="http' not in page
+    assert all(name in page for name in ("greedy_soup", "00002", made.bundle.version))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sweep": {"trials": 4}}, "of another spec .sweep.trials differs.; give another --out"),
+        ({"dataset": "datasets/photo_patches.yaml"}, "photo.patches"),
+    ],
+)
+def test_another_run_s_folder_is_refused(made: TuneRun, change: dict, message: str) -> None:
+    with pytest.raises((RunError, SpecError), match=message):
+        run(tiny(**change), made.folder, Silent())
+    assert json.loads((made.folder / "run.json").read_text())["spec"]["sweep"]["trials"] == 3
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="is not empty and holds no run; give another --out"):
+        run(tiny(), tmp_path, Silent())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_more_than_the_cluster_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        SpecError, match=r"sweep.resources: 1000 CPUs asked for, the cluster has 4; ask for less"
+    ):
+        run(tiny(sweep={"resources": {"cpu": 1000}}), tmp_path / "out", Silent())
+    assert not (tmp_path / "out").exists()
+
+
+def test_trials_that_fail_are_kept_with_their_error(tmp_path: Path) -> None:
+    # So large a step makes the loss overflow; the gentle ones finish.
+    spec = tiny(sweep={"space": {"lr": {"choice": [1e-3, 10.0]}, "clip": {"choice": [1e30]}}, "trials": 5})
+    result = run(spec, tmp_path / "out", Silent())
+    trials = Ledger(result.folder / "trials").trials()
+    assert {trial.status for trial in trials} <= {"finished", "failed"}
+    assert any(trial.status == "finished" for trial in trials)
+    for trial in trials:
+        if trial.status == "failed":
+            assert trial.error.startswith("FloatingPointError: loss is")
+            assert (result.folder / "trials" / trial.name / "error.txt").exists()
+            assert trial.name not in result.chosen.ingredients
+
+
+def test_asha_and_optuna_stop_trials_and_keep_their_record(tmp_path: Path) -> None:
+    spec = tiny(
+        sweep={
+            "search": "optuna",
+            "trials": 5,
+            "scheduler": {"name": "asha", "grace": 1, "reduction": 2},
+            "train": {"epochs": 4, "batch_size": 50, "lr": 3e-3},
+        }
+    )
+    result = run(spec, tmp_path / "out", Silent())
+    trials = Ledger(result.folder / "trials").trials()
+    assert len(trials) == 5
+    assert {trial.status for trial in trials} == {"finished", "stopped"}
+    for trial in trials:
+        assert (len(trial.curve) == 4) == (trial.status == "finished")
+        assert Ledger(result.folder / "trials").weights(trial.name).exists() == (trial.status == "finished")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"export": {"choose": "gredy_soup"}}, "'gredy_soup' is none of best, single"),
+        ({"validation_split": "train"}, "must be three different splits"),
+        ({"export": {"answer": "svm"}}, "'svm' is neither `logits` nor one of heads"),
+        ({"sweep": {"trialz": 3}}, "sweep.trialz: unknown key; did you mean 'trials'"),
+        ({"model": {"name": "tim"}}, "unknown method encoders/tim; did you mean 'timm'"),
+        (
+            {"combine": {"soup": {"name": "greedy_soup", "strickt": True}}},
+            "no option 'strickt'; did you mean 'strict'",
+        ),
+    ],
+)
+def test_a_wrong_spec_is_one_line(change: dict, message: str) -> None:
+    with pytest.raises(SpecError, match=message) as error:
+        tiny(**change)
+    assert "\n" not in str(error.value)
+
+
+def test_the_shipped_sweeps_are_valid() -> None:
+    from ray_app.spec import load
+
+    found = sorted(Path("tune").glob("*.yaml"))
+    assert found
+    for path in found:
+        spec = load(path, TuneSpec)
+        assert parse(spec.model_dump(mode="json"), TuneSpec, "round trip") == spec
+        assert open_dataset(spec.dataset).labels
+        assert registry.load("encoders", spec.model.name)
