@@ -3,6 +3,9 @@
 import json
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,7 +65,8 @@ Settings = Annotated[
 def main() -> None:
     """Run the command line; an error that the user can mend is one line and status 2."""
     try:
-        app(standalone_mode=False)
+        with _chatter_apart():
+            app(standalone_mode=False)
     except RayAppError as error:
         _fail(str(error))
     except typer.Exit as leaving:
@@ -348,6 +352,33 @@ def _table(columns: list[str], rows: list[list[Any]]) -> None:
     for row in rows:
         table.add_row(*map(str, row))
     _console().print(table)
+
+
+@contextmanager
+def _chatter_apart() -> Iterator[None]:
+    """Send what libraries write to stderr into a file; it is kept where the command fails.
+
+    Ray writes from C++ and from threads of its own, past every setting of Python's logging. All that is ours
+    goes to stdout, or to stderr after this.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    log = Path(tempfile.gettempdir()) / f"ray-app-{os.getpid()}.log"
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+        log.unlink(missing_ok=True)
+    except typer.Exit as leaving:
+        if leaving.exit_code == 0:
+            log.unlink(missing_ok=True)
+        raise
+    finally:
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        if log.exists() and not log.stat().st_size:
+            log.unlink()
 
 
 def _relative(path: Path) -> Path:

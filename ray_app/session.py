@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -151,7 +152,9 @@ def _with_threads(threads: int, function: Callable[..., Any], *args: Any, **opti
 
 
 def _has_token() -> bool:
-    return bool(os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"))
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    # Where Ray keeps the token of clusters that were started on this machine.
+    return bool(named) or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def _check_reachable(address: str) -> None:

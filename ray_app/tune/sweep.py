@@ -9,6 +9,7 @@ from typing import Any
 import ray
 import torch
 from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from ray_app.errors import RunError
@@ -62,9 +63,10 @@ def _tune(shared: Shared, ledger: Ledger, left: list[int], work: Work) -> None:
     sweep = shared.sweep
     mode = "min" if sweep.metric == "nll" else "max"
     resources = {"cpu": sweep.resources.cpu, "gpu": sweep.resources.gpu}
-    os.environ.setdefault(
-        "TUNE_GLOBAL_CHECKPOINT_S", "3600"
-    )  # the ledger is the state; Tune's own is not used
+    # A trial that fails in its first epoch reports nothing; without this it would end the whole sweep.
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    # The ledger is the state; Tune's own is not used.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, shared=shared), resources),
         tune_config=tune.TuneConfig(
@@ -119,15 +121,22 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
         (ledger.folder / trial.name / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
 
 
-class _Watch(tune.Callback):
-    """Shows progress, and records in the ledger what the scheduler decided."""
+class _Watch(TrialProgressCallback):
+    """Shows progress, and records in the ledger what the scheduler decided.
+
+    It stands where Tune would otherwise put a callback that prints.
+    """
 
     def __init__(self, ledger: Ledger, work: Work, metric: str) -> None:
-        self._ledger, self._work, self._metric = ledger, work, metric
+        super().__init__()
+        self._ledger, self._work, self._watched = ledger, work, metric
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore that is never used; a live terminal cannot be.
         return {}
+
+    def on_trial_result(self, *args: Any, **info: Any) -> None:
+        """Print nothing."""
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = trial.config["name"]
@@ -138,7 +147,7 @@ class _Watch(tune.Callback):
             record.status = "stopped"
             self._ledger.write(record)
         note = f"{record.status} trial {name}: " + (
-            record.error or f"{self._metric} {record.last(self._metric):.4f}"
+            record.error or f"{self._watched} {record.last(self._watched):.4f}"
         )
         self._work.advance(1, note)
 

@@ -1,4 +1,4 @@
-"""Encoders turn inputs into features. One forward pass serves all heads, detectors and scores that read it."""
+"""Encoders turn inputs into features. One forward pass serves every head, detector and score on it."""
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
