@@ -6,15 +6,16 @@ job too.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     ValidationError,
     model_serializer,
     model_validator,
@@ -24,6 +25,9 @@ from ray_app import registry
 from ray_app.errors import SpecError
 
 S = TypeVar("S", bound="Spec")
+
+Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+"""A name that a user gives and that becomes a file's or a folder's."""
 
 
 class Spec(BaseModel):
@@ -126,6 +130,9 @@ def parse(content: Any, model: type[S], where: str) -> S:
         return model.model_validate(content)
     except ValidationError as error:
         raise SpecError(f"{where}: {_first(error, model)}") from error
+    except SpecError as error:
+        # From a spec within this one, such as the settings that a search space names.
+        raise SpecError(f"{where}: {error}") from error
 
 
 def read_yaml(path: Path) -> Any:
@@ -142,18 +149,45 @@ def read_yaml(path: Path) -> Any:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: cannot be read as a YAML file ({error})") from error
+    return plain(text, str(path))
+
+
+def plain(text: str, where: str) -> Any:
+    """Return what YAML text says, in plain values.
+
+    Args:
+        text: The YAML.
+        where: How to call it in an error.
+
+    Raises:
+        SpecError: Not YAML, or a key is there twice.
+    """
     try:
         # A subclass of SafeLoader: it makes plain values only.
         return yaml.load(text, _Loader)  # noqa: S506
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
+        line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "unreadable"
-        raise SpecError(f"{path}{where}: not valid YAML: {problem}") from error
+        raise SpecError(f"{where}{line}: not valid YAML: {problem}") from error
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-5` as text; here it is the number that everyone means."""
+    """YAML 1.1 reads `1e-5` as text; here it is the number that everyone means. A key stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002
+        # PyYAML keeps the last of two equal keys without a word.
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            written = (key.tag, key.value)
+            if written in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is there twice; keep one", key.start_mark
+                )
+            seen.add(written)
+        return super().construct_mapping(node, deep=deep)
 
 
 _Loader.add_implicit_resolver(
@@ -179,7 +213,7 @@ def _first(error: ValidationError, model: type[BaseModel]) -> str:
     # Empty where the whole spec is wrong: two keys that do not go together.
     loc = [part for part in detail["loc"] if not _is_tag(part)]
     parents, last = loc[:-1], loc[-1] if loc else ""
-    place = ".".join(map(str, loc)).replace(".[", "[") or "spec"
+    place = ".".join(map(str, loc)) or "spec"
     if detail["type"] == "extra_forbidden":
         known = list(_keys_at(model, parents))
         return (
@@ -187,6 +221,8 @@ def _first(error: ValidationError, model: type[BaseModel]) -> str:
         )
     if detail["type"] == "missing":
         return f"{place}: is missing; add it"
+    if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{place}: expected keys and values, got {_short(detail['input'])}"
     message = detail["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if detail["type"] == "value_error":
@@ -196,20 +232,28 @@ def _first(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _is_tag(part: Any) -> bool:
-    # Pydantic puts validator and union member names into locations; keys have neither brackets nor capitals.
-    return isinstance(part, str) and ("[" in part or part[:1].isupper())
+    # Pydantic puts the names of validators, and `[key]`, into locations.
+    return isinstance(part, str) and "[" in part
 
 
 def _keys_at(model: type[BaseModel], parents: list[Any]) -> list[str]:
+    """Return the keys of the model that a location leads to; parents in lists and mappings are passed by."""
+    annotation: Any = model
     for parent in parents:
-        if isinstance(parent, int):
-            continue
-        field = model.model_fields.get(parent)
-        inner = _model_in(field.annotation) if field else None
-        if inner is None:
+        found = _model_in(annotation)
+        if found is None:
             return []
-        model = inner
-    return [field.alias or name for name, field in model.model_fields.items()]
+        if isinstance(parent, int) or _is_mapping(annotation):
+            annotation = found
+            continue
+        field = found.model_fields.get(parent)
+        annotation = field.annotation if field else None
+    found = _model_in(annotation)
+    return [field.alias or name for name, field in found.model_fields.items()] if found else []
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return get_origin(annotation) is dict or any(get_origin(part) is dict for part in get_args(annotation))
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
@@ -228,6 +272,7 @@ __all__ = [
     "Detector",
     "Encoder",
     "Head",
+    "Key",
     "Method",
     "Objective",
     "Spec",
@@ -235,6 +280,7 @@ __all__ = [
     "load",
     "method_of",
     "parse",
+    "plain",
     "read_yaml",
     "with_overrides",
 ]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ray_app.spec import Spec, Transform
+from ray_app.spec import Key, Spec, Transform
 
 Role = Literal["ind", "near_ood", "far_ood", "corrupted", "attacked"]
 
@@ -28,7 +28,7 @@ class SuiteSpec(Spec):
     """An evaluation: named datasets in roles."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
-    datasets: dict[str, Entry] = Field(min_length=1)
+    datasets: dict[Key, Entry] = Field(min_length=1)
     batch_size: int = Field(default=256, ge=1)
     examples: int = Field(default=8, ge=0, le=100)
     """Pictures of each dataset's most abnormal rows in the report."""

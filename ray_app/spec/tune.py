@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ray_app.spec import Combiner, Detector, Encoder, Head, Method, Objective, Spec, Transform, parse
+from ray_app.spec import Combiner, Detector, Encoder, Head, Key, Method, Objective, Spec, Transform, parse
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -108,8 +108,8 @@ class Export(Spec):
     choose: str = "best"
     """A combiner's name, `single` (the best trial), or `best`: whichever is best on validation rows,
     the cheapest to serve among equals."""
-    heads: dict[str, Head] = {}
-    detectors: dict[str, Detector] = {}
+    heads: dict[Key, Head] = {}
+    detectors: dict[Key, Detector] = {}
     answer: str = "logits"
     """What predicts: `logits`, or one of the heads."""
     tpr: float = Field(default=0.95, gt=0.5, lt=1)
@@ -138,7 +138,7 @@ class TuneSpec(Spec):
     model: Encoder
     stages: list[Stage] = []
     sweep: Sweep = Sweep()
-    combine: dict[str, Combiner] = {}
+    combine: dict[Key, Combiner] = {}
     export: Export = Export()
 
     @model_validator(mode="after")
