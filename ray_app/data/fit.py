@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -167,7 +168,7 @@ def fit(
     plan = FitPlan(
         learners,
         encoder if isinstance(encoder, Method) else None,
-        encoder if isinstance(encoder, str) else None,
+        str(Path(encoder).absolute()) if isinstance(encoder, str) else None,
         encoder if isinstance(encoder, nn.Module) else None,
         compute.batch_size,
         device="cuda" if compute.num_gpus else "cpu",

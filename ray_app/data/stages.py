@@ -97,7 +97,8 @@ class EncodePlan:
         }
         return cls(
             encoder=spec.encoder,
-            bundle=spec.bundle,
+            # A worker runs in another folder.
+            bundle=str(Path(spec.bundle).absolute()) if spec.bundle is not None else None,
             layers=spec.layers,
             logits=spec.logits,
             batch_size=spec.compute.batch_size,

@@ -12,7 +12,7 @@ import torch
 
 from ray_app import bundle as bundles
 from ray_app import registry
-from ray_app.data.dataset import open_dataset
+from ray_app.data.dataset import Dataset
 from ray_app.errors import DataError
 from ray_app.methods.encoders import Inputs
 from ray_app.predictor import Prediction, Predictor
@@ -26,7 +26,15 @@ IMAGE = "image_pixels"
 
 
 def predict_dataset(
-    bundle: Path, entry: Entry, seed: int, *, batch_size: int, examples: int, to: Path, key: str
+    bundle: Path,
+    dataset: Dataset,
+    entry: Entry,
+    seed: int,
+    *,
+    batch_size: int,
+    examples: int,
+    to: Path,
+    key: str,
 ) -> Path:
     """Write what a bundle says of every row of a dataset: one Parquet row each.
 
@@ -41,7 +49,7 @@ def predict_dataset(
     columns: dict[str, list[Any]] = {}
     pixels: list[np.ndarray] = []
     seconds, rows = 0.0, 0
-    for raw in _batches(entry, batch_size):
+    for raw in _batches(dataset, entry, batch_size):
         batch = raw
         for transform in transforms:
             batch = transform(batch)
@@ -88,8 +96,7 @@ def _transform(method: Method, seed: int, predictor: Predictor) -> Any:
     return registry.build("transforms", method.name, options, model=predictor.encoder)
 
 
-def _batches(entry: Entry, batch_size: int) -> Any:
-    dataset = open_dataset(entry.dataset)
+def _batches(dataset: Dataset, entry: Entry, batch_size: int) -> Any:
     left = entry.limit
     for batch in dataset.batches(entry.split, batch_size=batch_size):
         n = len(batch["row_id"])

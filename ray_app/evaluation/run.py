@@ -87,7 +87,9 @@ def evaluate(
     from ray_app.evaluation.report import write_report
 
     opened = _open(paths)
-    fingerprints = {name: open_dataset(entry.dataset).fingerprint for name, entry in suite.datasets.items()}
+    datasets = {name: open_dataset(entry.dataset) for name, entry in suite.datasets.items()}
+    for name, entry in suite.datasets.items():
+        datasets[name].check_split(entry.split)
     check_resources(suite.num_cpus, suite.num_gpus, "num_cpus, num_gpus")
     folder = folder.resolve()
     jobs = [
@@ -103,13 +105,14 @@ def evaluate(
         for name, dataset, seed in jobs:
             entry = suite.datasets[dataset]
             to = _place(folder, name, dataset, seed)
-            key = _key(suite, opened[name], dataset, fingerprints[dataset], seed)
+            key = _key(suite, opened[name], dataset, datasets[dataset].fingerprint, seed)
             if key_of(to) == key:
                 work.advance(1, f"{name} on {dataset} was there already")
                 continue
             reference = submit(
                 predict_dataset,
                 opened[name].path.resolve(),
+                datasets[dataset],
                 entry,
                 seed,
                 batch_size=suite.batch_size,
@@ -139,12 +142,12 @@ def _open(paths: Sequence[Path]) -> dict[str, Bundle]:
     opened: dict[str, Bundle] = {}
     for path in paths:
         bundle = bundles.load(path)
+        if bundle.version in {other.version for other in opened.values()}:
+            raise SpecError(f"--bundle {path}: the same bundle is given twice; give each once")
         name = bundle.manifest.name
         if name in opened:
             # Two runs of one spec: the version tells them apart.
             name = f"{name}@{bundle.version}"
-        if name in opened:
-            raise SpecError(f"--bundle {path}: the same bundle is given twice; give each once")
         opened[name] = bundle
     return opened
 

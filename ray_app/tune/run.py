@@ -18,7 +18,6 @@ from ray_app.methods.encoders import Encoder
 from ray_app.progress import Reporter
 from ray_app.session import check_resources, fetch, submit
 from ray_app.spec import Method
-from ray_app.spec.dataset import DatasetSpec
 from ray_app.spec.tune import Stage, TuneSpec
 from ray_app.tune.combine import OnRows, Result, choose, combine_all
 from ray_app.tune.export import Origin, Splits, export
@@ -27,6 +26,9 @@ from ray_app.tune.start import Start, build_model, linear_probe, run_stage, stag
 from ray_app.tune.store import digest, read_json, read_state, write_json, write_state
 from ray_app.tune.sweep import Shared, run_sweep
 from ray_app.tune.training import Rows
+
+RECORD = "run.json"
+"""What a folder is for."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,19 @@ def run(spec: TuneSpec, folder: Path, reporter: Reporter) -> TuneRun:
     folder = folder.resolve()
     data = open_dataset(spec.dataset)
     labels = _labels(data)
+    for split in (spec.train_split, spec.validation_split, spec.test_split):
+        data.check_split(split)
+    for stage in spec.stages:
+        (open_dataset(stage.dataset) if stage.dataset else data).check_split(stage.split)
     check_resources(spec.sweep.resources.cpu, spec.sweep.resources.gpu, "sweep.resources")
-    _claim(folder, spec, data)
+    unclaimed = _unclaimed(folder, spec, data)
     splits = _Splits(
         *(_rows(spec, data, split) for split in (spec.train_split, spec.validation_split, spec.test_split))
     )
+    # Rows or a model that do not fit the spec are refused before anything is written.
+    fetch(_submit(spec, _nothing, *splits.all()))
+    if unclaimed is not None:
+        write_json(folder / RECORD, unclaimed)
     start = _start(spec, data, folder, len(labels), splits.training, reporter)
     shared = Shared(
         spec.model, len(labels), spec.sweep, start, splits.training, splits.validation, folder / "trials"
@@ -107,7 +117,7 @@ class _Splits:
 def _rows(spec: TuneSpec, data: Dataset, split: str, stage: Stage | None = None) -> Any:
     """Return a reference to a split's rows, read where there is room."""
     classes, limit = (stage.classes, stage.rows) if stage else (None, None)
-    return _submit(spec, read_rows, spec.model, data.spec, split, classes, limit)
+    return _submit(spec, read_rows, spec.model, data, split, classes, limit)
 
 
 def _submit(spec: TuneSpec, function: Any, *args: Any) -> Any:
@@ -116,7 +126,7 @@ def _submit(spec: TuneSpec, function: Any, *args: Any) -> Any:
 
 
 def read_rows(
-    model: Method, dataset: DatasetSpec, split: str, classes: list[int] | None, limit: int | None
+    model: Method, dataset: Dataset, split: str, classes: list[int] | None, limit: int | None
 ) -> Rows:
     """Read and preprocess a split's labelled rows.
 
@@ -127,7 +137,7 @@ def read_rows(
         classes: Keep only rows with these labels; None: all.
         limit: Keep at most so many, the first; None: all.
     """
-    batch = open_dataset(dataset).read(split, require=("label",))
+    batch = dataset.read(split, require=("label",))
     labels = torch.from_numpy(np.array(batch["label"], dtype=np.int64))
     encoder: Encoder = registry.build("encoders", model.name, model.options)
     rows = Rows(encoder.preprocess(batch), labels)
@@ -234,10 +244,14 @@ def _labels(data: Dataset) -> list[str]:
     return list(data.labels)
 
 
-def _claim(folder: Path, spec: TuneSpec, data: Dataset) -> None:
-    """Write down what the folder is for, or check that it is for this."""
+def _nothing(*rows: Rows) -> None:
+    """Do nothing; it fails where its arguments could not be made."""
+
+
+def _unclaimed(folder: Path, spec: TuneSpec, data: Dataset) -> dict[str, Any] | None:
+    """Return what to write down about a new folder; None: it says so already, and is checked."""
     record = {"spec": spec.model_dump(mode="json"), "fingerprint": data.fingerprint}
-    path = folder / "run.json"
+    path = folder / RECORD
     if path.exists():
         known = cast(dict[str, Any], read_json(path))
         if known["fingerprint"] != record["fingerprint"]:
@@ -246,10 +260,10 @@ def _claim(folder: Path, spec: TuneSpec, data: Dataset) -> None:
             raise RunError(
                 f"{folder}: holds a run of another spec ({changed} differs); give another --out, or delete it"
             )
-        return
+        return None
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder}: is not empty and holds no run; give another --out")
-    write_json(path, record)
+    return record
 
 
 def _changed(known: Any, now: Any, place: str = "") -> str | None:

@@ -29,7 +29,7 @@ def find(pattern: str, suffixes: Collection[str]) -> list[File]:
     """Return the files of a path, a folder (searched in depth) or a glob, sorted by name.
 
     Args:
-        pattern: `~` and environment variables are expanded.
+        pattern: See expand.
         suffixes: In a folder, those that count, in lower case.
 
     Raises:
@@ -44,9 +44,7 @@ def find(pattern: str, suffixes: Collection[str]) -> list[File]:
         parts = path.parts
         fixed = next((i for i, part in enumerate(parts) if re.search(r"[*?\[]", part)), None)
         if fixed is None:
-            raise DataError(
-                f"{pattern}: no such file or folder in {Path.cwd()}; give a path relative to it, or absolute"
-            )
+            raise DataError(f"{pattern}: no such file or folder; a relative path starts at {Path.cwd()}")
         root = Path(*parts[:fixed]) if fixed else Path()
         found = root.glob(str(Path(*parts[fixed:])))
     files = sorted(
@@ -63,7 +61,7 @@ def find(pattern: str, suffixes: Collection[str]) -> list[File]:
 
 
 def expand(pattern: str) -> str:
-    """Replace `~` and environment variables.
+    """Replace `~` and environment variables, and make it absolute: a worker runs in another folder.
 
     Raises:
         DataError: A variable is not set, or the path is a URL.
@@ -77,7 +75,8 @@ def expand(pattern: str) -> str:
             raise DataError(
                 f"{pattern}: the environment variable {name} is not set; set it to the folder it stands for"
             )
-    return os.path.expandvars(str(Path(pattern).expanduser()))
+    # Not resolve(): a link that is pointed elsewhere between two runs is a change to be noticed.
+    return str(Path(os.path.expandvars(pattern)).expanduser().absolute())
 
 
 def fingerprint(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ray_app.data.sources import Read, Rejected, Source, Unit, digest, unit_id
-from ray_app.data.sources._files import File, find
+from ray_app.data.sources._files import File, expand, find
 from ray_app.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Images(Source):
     def __init__(self, *, path: str, classes: Sequence[str] | None = None) -> None:
         if not isinstance(path, str) or not path:
             raise ValueError(f"images: path must be a folder, got {path!r}")
-        self.path = path
+        self.path = expand(path)
         self._classes = list(classes) if classes is not None else None
 
     @property

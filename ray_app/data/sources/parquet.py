@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ray_app.data.arrow import nulls, to_batch
 from ray_app.data.sources import Read, Rejected, Source, Unit, digest, ranges
-from ray_app.data.sources._files import File, find, fingerprint
+from ray_app.data.sources._files import File, expand, find, fingerprint
 from ray_app.errors import DataError
 
 # Rows decoded at a time; a row group may hold a million.
@@ -38,7 +38,7 @@ class Parquet(Source):
             isinstance(columns, str) or not all(isinstance(name, str) for name in columns)
         ):
             raise ValueError(f"parquet: columns must be a list of names, got {columns!r}")
-        self.path = path
+        self.path = expand(path)
         self._chosen = list(columns) if columns is not None else None
 
     @property
