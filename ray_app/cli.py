@@ -66,7 +66,12 @@ def main() -> None:
     """Run the command line; an error that the user can mend is one line and status 2."""
     try:
         with _chatter_apart():
-            app(standalone_mode=False)
+            # Typer turns an interruption and an early leave into a number that it returns.
+            status = app(standalone_mode=False)
+            if status == INTERRUPTED:
+                raise KeyboardInterrupt
+            if status:
+                raise typer.Exit(status)
     except RayAppError as error:
         _fail(str(error))
     except typer.Exit as leaving:
@@ -78,6 +83,9 @@ def main() -> None:
         # The reader (head, less) has gone: nothing is wrong, and nothing more can be said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        # What lies on this machine's disk is the user's to mend, whichever engine met it first.
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}; give another path, or mend that one")
     except Exception as error:
         # Click's usage errors: its class moves between releases, its interface does not.
         if hasattr(error, "format_message"):
@@ -314,17 +322,14 @@ def demo(
 
 
 def _overrides(settings: list[str] | None) -> dict[str, Any]:
-    import yaml
+    from ray_app.spec import plain
 
     changes = {}
     for setting in settings or []:
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise SpecError(f"--set {setting}: expected key=value, such as sweep.trials=4")
-        try:
-            changes[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise SpecError(f"--set {setting}: {value!r} is not a YAML value; quote it") from error
+        changes[key] = plain(value, f"--set {setting}")
     return changes
 
 
@@ -345,12 +350,14 @@ def _reporter(*, quiet: bool = False) -> "Reporter":
 
 def _table(columns: list[str], rows: list[list[Any]]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*map(str, row))
+        # As it is: Rich would take the shape [n, d] of a summary for markup and leave it out.
+        table.add_row(*(Text(str(cell)) for cell in row))
     _console().print(table)
 
 

@@ -58,7 +58,8 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Print one line that stays, above the bars."""
-        self.console.print(text, highlight=False)
+        # Without markup: a path or a message may have brackets of its own.
+        self.console.print(text, highlight=False, markup=False)
 
     @contextmanager
     def work(self, title: str, total: float | None) -> Iterator[Work]:
@@ -69,11 +70,11 @@ class Terminal:
             lines.end()
             return
         columns = (
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
         )
         with Progress(*columns, console=self.console) as progress:
             yield _Bar(progress, progress.add_task(title, total=total, note=""))
@@ -118,4 +119,5 @@ class _Lines:
     def _print(self, ending: str) -> None:
         of = f"/{self.total:g}" if self.total is not None else ""
         note = f"  {self.note}" if self.note else ""
-        self.console.print(f"  {self.title}: {self.done:g}{of}{ending}{note}", highlight=False)
+        line = f"  {self.title}: {self.done:g}{of}{ending}{note}"
+        self.console.print(line, highlight=False, markup=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table as Terminals
+from rich.text import Text
 
 from ray_app.data.build import BuildResult, build
 from ray_app.data.dataset import open_dataset
@@ -64,23 +65,21 @@ def demo(folder: Path, *, port: int, fresh: bool, console: Console) -> Path:
     reporter = Terminal(console)
     begun = time.monotonic()
     with session():
-        reporter.say("[bold]1. Sweep[/]: pre-train without labels, fine-tune in several ways, make soups")
+        _begin(console, "1. Sweep", "pre-train without labels, fine-tune in several ways, make soups")
         sweep = run(specs[0], folder / "sweep", reporter)
         tune_report.write_report(sweep)
         _show_soups(console, sweep)
-        reporter.say(
-            "[bold]2. Stream[/]: every digit through an actor pool, embedded and scored, into Parquet"
-        )
+        _begin(console, "2. Stream", "every digit through an actor pool, embedded and scored, into Parquet")
         scored = _stream(folder, sweep, reporter)
         reporter.say(f"  {scored}")
-        reporter.say("[bold]3. Evaluate[/]: clean, corrupted, attacked, never seen")
+        _begin(console, "3. Evaluate", "clean, corrupted, attacked, never seen")
         evaluation = evaluate(
             specs[1], [sweep.bundle.path], seeds=1, folder=folder / "evaluation", reporter=reporter
         )
         reporter.say("  accuracy and ECE of the answer where rows have labels; AUROC of each detector")
         columns, rows = evaluation.summary()
         _show(console, columns[1:], [row[1:] for row in rows])
-        reporter.say("[bold]4. Serve[/]: the bundle behind HTTP, asked for real")
+        _begin(console, "4. Serve", "the bundle behind HTTP, asked for real")
         answers = _serve(sweep, port, reporter)
         _show(
             console,
@@ -89,8 +88,12 @@ def demo(folder: Path, *, port: int, fresh: bool, console: Console) -> Path:
         )
     made = Demo(sweep, scored, evaluation, answers, time.monotonic() - begun)
     report = _write_report(folder, made)
-    reporter.say(f"[bold]5. Report[/]: {report} ({made.seconds:.0f} s in all)")
+    _begin(console, "5. Report", f"{report} ({made.seconds:.0f} s in all)")
     return report
+
+
+def _begin(console: Console, part: str, text: str) -> None:
+    console.print(Text.assemble((part, "bold"), f": {text}"))
 
 
 def _prepare(folder: Path, *, fresh: bool) -> None:
@@ -135,7 +138,7 @@ def _show(console: Console, columns: list[str], rows: list[list[str]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console.print(table, highlight=False)
 
 
