@@ -75,21 +75,7 @@ def lead(
         seeds: Which ones.
         details: Further numbers.
     """
-    import numpy as np
-
-    from ray_app.metrics.interval import mean_interval
-
-    leads = np.subtract(values, baselines)
-    around = mean_interval(leads)
-    return Outcome(
-        claim,
-        float(np.mean(values)),
-        float(np.mean(baselines)),
-        (around.low, around.high),
-        list(seeds),
-        bool(leads.mean() >= least),
-        dict(details or {}),
-    )
+    return _outcome(claim, values, baselines, least, seeds, details)
 
 
 def reaches(
@@ -101,15 +87,7 @@ def reaches(
     details: Mapping[str, float] | None = None,
 ) -> Outcome:
     """Return the outcome of "the value is at least so much, averaged over seeds"; see lead."""
-    import numpy as np
-
-    from ray_app.metrics.interval import mean_interval
-
-    around = mean_interval(values)
-    mean = float(np.mean(values))
-    return Outcome(
-        claim, mean, None, (around.low, around.high), list(seeds), mean >= least, dict(details or {})
-    )
+    return _outcome(claim, values, None, least, seeds, details)
 
 
 def slugs() -> list[str]:
@@ -131,6 +109,32 @@ def check_slug(slug: str) -> None:
 def described() -> list[dict[str, Any]]:
     """Return every paper as plain values, read from the source without importing it."""
     return [{"slug": slug, **asdict(_paper(path))} for slug, path in sorted(_files().items())]
+
+
+def _outcome(
+    claim: str,
+    values: Sequence[float],
+    baselines: Sequence[float] | None,
+    least: float,
+    seeds: Sequence[int],
+    details: Mapping[str, float] | None,
+) -> Outcome:
+    # Only a reproduction needs them; listing papers stays light.
+    import numpy as np
+
+    from ray_app.metrics.interval import mean_interval
+
+    measured = np.asarray(values, dtype=float) - (0.0 if baselines is None else np.asarray(baselines))
+    around = mean_interval(measured)
+    return Outcome(
+        claim=claim,
+        value=float(np.mean(values)),
+        baseline=None if baselines is None else float(np.mean(baselines)),
+        interval=(around.low, around.high),
+        seeds=list(seeds),
+        held=bool(measured.mean() >= least),
+        details=dict(details or {}),
+    )
 
 
 @cache
