@@ -6,7 +6,6 @@ from ray_app.errors import SpecError
 from ray_app.papers import Outcome
 from ray_app.papers.mahalanobis import PAPER, reproduce
 
-
 pytestmark = pytest.mark.timeout(600)  # the fixture trains networks; a busy machine is no failure
 
 
