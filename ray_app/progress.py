@@ -59,7 +59,7 @@ class Terminal:
     def say(self, text: str) -> None:
         """Print one line that stays, above the bars."""
         # Without markup: a path or a message may have brackets of its own.
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, emoji=False)
 
     @contextmanager
     def work(self, title: str, total: float | None) -> Iterator[Work]:
@@ -120,4 +120,4 @@ class _Lines:
         of = f"/{self.total:g}" if self.total is not None else ""
         note = f"  {self.note}" if self.note else ""
         line = f"  {self.title}: {self.done:g}{of}{ending}{note}"
-        self.console.print(line, highlight=False, markup=False)
+        self.console.print(line, highlight=False, markup=False, emoji=False)

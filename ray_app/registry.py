@@ -73,7 +73,13 @@ def load(family: str, name: str) -> type[Any]:
         module = importlib.import_module(f"{FAMILIES[family]}.{name}")
         return _only_class(module.__name__, vars(module))
     if name in (plugins := _entry_points(family)):
-        loaded = plugins[name].load()
+        try:
+            loaded = plugins[name].load()
+        except (ImportError, AttributeError) as error:
+            raise SpecError(
+                f"{family}/{name}: its plug-in cannot be imported ({plugins[name].value}: {error}); "
+                "install or mend its package"
+            ) from error
         if not isinstance(loaded, type):
             raise SpecError(
                 f"{family}/{name}: entry point {plugins[name].value!r} is no class; it must name one"
@@ -141,7 +147,9 @@ def describe(family: str, name: str) -> Described:
     module_doc = ast.get_docstring(tree) or ""
     cls = next(node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_"))
     doc = "\n\n".join(filter(None, [ast.get_docstring(cls), module_doc]))
-    return Described(family, name, cls.name, module_doc.partition("\n")[0], doc, dict(_written_options(cls)))
+    return Described(
+        family, name, cls.name, module_doc.partition("\n")[0], doc, dict(_written_options(cls, tree))
+    )
 
 
 def nearest(word: str, known: Mapping[str, Any] | list[str]) -> str:
@@ -191,13 +199,31 @@ def _parameters(cls: type[Any]) -> dict[str, inspect.Parameter]:
     return {parameter.name: parameter for parameter in parameters if parameter.kind in keyword}
 
 
-def _written_options(cls: ast.ClassDef) -> Iterator[tuple[str, str]]:
+def _written_options(cls: ast.ClassDef, tree: ast.Module) -> Iterator[tuple[str, str]]:
     for node in cls.body:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
             for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
                 yield argument.arg, ast.unparse(default) if default is not None else "required"
             return
     # A dataclass' options are its annotated fields.
-    for node in cls.body:
+    is_dataclass = any("dataclass" in ast.unparse(decorator) for decorator in cls.decorator_list)
+    for node in cls.body if is_dataclass else []:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             yield node.target.id, ast.unparse(node.value) if node.value is not None else "required"
+    # A constructor may be inherited from a private helper of the family (energy's, max_softmax').
+    for module in _sources_of({ast.unparse(base) for base in cls.bases}, tree):
+        for node in module.body:
+            if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == node.name for base in cls.bases):
+                yield from _written_options(node, module)
+
+
+def _sources_of(bases: set[str], tree: ast.Module) -> Iterator[ast.Module]:
+    """Parse our modules that a class' bases are imported from, without importing any; the tree itself too."""
+    yield tree
+    for node in tree.body:
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("ray_app."):
+            continue
+        if bases & {alias.asname or alias.name for alias in node.names}:
+            stem = Path(__file__).parent.joinpath(*str(node.module).split(".")[1:])
+            path = stem.with_suffix(".py")
+            yield ast.parse((path if path.exists() else stem / "__init__.py").read_text(encoding="utf-8"))

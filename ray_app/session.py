@@ -25,7 +25,7 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
         num_cpus: Logical CPUs of a new local one; None: this machine's, at least LEAST_CPUS.
 
     Raises:
-        SpecError: num_cpus for a cluster that is there already.
+        SpecError: num_cpus for a cluster that is there already, or what is no address.
         RunError: No cluster answers there; the message says what to check.
     """
     # Heavy, and most commands of the command line do not need it.
@@ -160,11 +160,15 @@ def _has_token() -> bool:
 def _check_reachable(address: str) -> None:
     # Ray retries an address where nobody listens for a long while before it says so.
     parts = urlsplit(address if "://" in address else f"tcp://{address}")
-    if address == "auto" or parts.hostname is None or parts.port is None:
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise SpecError(f"{address}: is no address ({error}); expected host:port") from error
+    if address == "auto" or host is None or port is None:
         return
     try:
         with suppress(TimeoutError):
-            socket.create_connection((parts.hostname, parts.port), timeout=5).close()
+            socket.create_connection((host, port), timeout=5).close()
     except OSError as error:
         raise RunError(
             f"nobody listens at {address} ({error}); start the cluster or mend RAY_ADDRESS"
