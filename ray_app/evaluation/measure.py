@@ -78,13 +78,17 @@ def measure(pieces: list[Piece], thresholds: Mapping[str, "Mapping[str, Threshol
 def summarised(table: pa.Table) -> pa.Table:
     """Return means over seeds with their standard errors (0 for one seed): columns value, error, seeds."""
     keys = ["bundle", "dataset", "role", "subject", "metric"]
-    grouped = table.group_by(keys, use_threads=False).aggregate(
+    # Groups come in the order of a hash otherwise.
+    placed = table.append_column("place", pa.array(range(len(table)), pa.int64()))
+    aggregated = placed.group_by(keys, use_threads=False).aggregate(
         [
+            ("place", "min"),
             ("value", "mean"),
             ("value", "stddev", pa.compute.VarianceOptions(ddof=1, min_count=0)),
             ("value", "count"),
         ]
     )
+    grouped = aggregated.sort_by("place_min")
     counts = grouped["value_count"].to_numpy()
     deviations = np.nan_to_num(grouped["value_stddev"].to_numpy(zero_copy_only=False).astype(float))
     return pa.table(

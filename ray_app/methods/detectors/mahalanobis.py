@@ -10,7 +10,8 @@
 Reference: K. Lee, K. Lee, H. Lee, J. Shin, "A Simple Unified Framework for Detecting Out-of-Distribution
     Samples and Adversarial Attacks", NeurIPS 2018, https://arxiv.org/abs/1807.03888
 Departure: sum_log needs no abnormal rows and is not in the paper; the step is in pixels of 0..1, not of the
-    normalised input, and the shared covariance is shrunk a little, so that dead units do no harm.
+    normalised input, and the shared covariance is shrunk a little, so that dead units do no harm; the
+    logistic regression's weights are not negative (see _combination).
 Cost: fit O(n d^2) time and O(c d + d^2) state a layer; score O(n d (d / 2 + c)) a layer; with noise, a
     forward and a backward pass and another forward pass a layer, on top.
 """
@@ -25,6 +26,7 @@ from ray_app.errors import NotFittedError
 from ray_app.methods._checks import finite, indices, matrix, some
 from ray_app.methods._covariance import Moments, check_shrinkage
 from ray_app.methods.detectors import Combinable
+from ray_app.methods.detectors._combination import combination
 from ray_app.methods.detectors._whitened import Whitened
 from ray_app.methods.encoders import Encoder, Features
 
@@ -188,21 +190,10 @@ class Mahalanobis(Combinable):
             NotFittedError: Nothing was learned yet.
             ValueError: One of the sets is empty.
         """
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
         some(min(len(normal), len(abnormal)), "mahalanobis (fit_combiner)")
         with torch.no_grad():
-            sets = [self.distances(part).double().cpu() for part in (normal, abnormal)]
-        x = torch.cat(sets).numpy()
-        truth = torch.cat([torch.full((len(part),), i) for i, part in enumerate(sets)]).numpy()
-        # Layers' distances differ by orders of magnitude: standardise, and fold that into the weights.
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(x, truth)
-        scaler, regression = model.steps[0][1], model.steps[1][1]
-        weight = torch.from_numpy(regression.coef_[0] / scaler.scale_)
-        bias = torch.from_numpy(regression.intercept_) - weight @ torch.from_numpy(scaler.mean_)
-        self.combiner = torch.cat([weight, bias]).to(self.counts.device)
+            parts = self.distances(normal), self.distances(abnormal)
+        self.combiner = combination(*parts).to(self.counts.device)
         return self
 
     def _chosen(self, features: Features) -> dict[str, Tensor]:
