@@ -6,7 +6,7 @@ and `reproduce(scale) -> list[Outcome]`. A formula belongs to a method, never to
 
 import ast
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -88,6 +88,19 @@ def reaches(
 ) -> Outcome:
     """Return the outcome of "the value is at least so much, averaged over seeds"; see lead."""
     return _outcome(claim, values, None, least, seeds, details)
+
+
+def stays(
+    claim: str,
+    values: Sequence[float],
+    *,
+    most: float,
+    seeds: Sequence[int],
+    details: Mapping[str, float] | None = None,
+) -> Outcome:
+    """Return the outcome of "the value is at most so much, averaged over seeds"; see lead."""
+    made = _outcome(claim, values, None, most, seeds, details)
+    return replace(made, held=made.value <= most)
 
 
 def slugs() -> list[str]:

@@ -76,9 +76,24 @@ def features_of(
 
 
 def small_net(
-    *, num_classes: int, channels: int, image_size: int, seed: int, layers: Sequence[str] | None = None
+    *,
+    num_classes: int,
+    channels: int,
+    image_size: int,
+    seed: int,
+    layers: Sequence[str] | None = None,
+    output_stride: int = 32,
 ) -> Encoder:
-    """Return an untrained convolutional network of four stages that a single core trains in seconds."""
+    """Return an untrained convolutional network of four stages that a single core trains in seconds.
+
+    Args:
+        num_classes: Width of its classifier.
+        channels: 1 or 3.
+        image_size: Height and width of its inputs.
+        seed: Of its weights.
+        layers: Modules to read as layers; None: the stages.
+        output_stride: Pixels of the input for one of the last map, 8, 16 or 32.
+    """
     options = {
         "model": "test_resnet",
         "num_classes": num_classes,
@@ -86,6 +101,7 @@ def small_net(
         "image_size": image_size,
         "seed": seed,
         "layers": layers,
+        "model_args": {"output_stride": output_stride},
     }
     encoder: Encoder = registry.build("encoders", "timm", options)
     return encoder

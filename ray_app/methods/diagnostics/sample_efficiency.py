@@ -3,6 +3,9 @@
 For every size and repeat one subset of the training rows is drawn, with at least one row of each class, and
 all heads are fitted on that same subset and judged on the same test rows.
 
+    needed = least size in `sizes` with mean error <= target
+    growth = slope of log needed against log d: 0 where d does not matter, 1 where needed is proportional to d
+
 Reference: C. Zheng, G. Wu, F. Bao, Y. Cao, C. Li, J. Zhu, "Revisiting Discriminative vs. Generative
     Classifiers: Theory and Implications", ICML 2023, https://arxiv.org/abs/2302.02334
 Cost: sizes times repeats times heads fits.
@@ -57,26 +60,54 @@ class SampleEfficiency(Diagnostic):
         Raises:
             ValueError: A size is smaller than the number of classes, or larger than n.
         """
-        features, labels = train
-        classes = len(labels.unique())
-        if self.sizes[0] < classes or self.sizes[-1] > len(labels):
-            raise ValueError(
-                f"sample_efficiency: sizes {self.sizes[0]}..{self.sizes[-1]}, {classes} classes,"
-                f" {len(labels)} rows; the least must hold every class, the largest be there"
-            )
+        self._check(train[1])
         table: dict[str, list[str] | list[int] | list[float]] = {}
-        rows = []
-        for size in self.sizes:
-            for repeat in range(self.repeats):
-                rng = np.random.default_rng((self.seed, size, repeat))
-                chosen = torch.from_numpy(_subset(labels.cpu().numpy(), size, rng))
-                for name, make in heads.items():
-                    head = make().fit(features[chosen], labels[chosen])
-                    proba = head.predict_proba(test[0]).cpu().numpy()
-                    rows.append((name, size, repeat, 1 - accuracy(proba, test[1].cpu().numpy())))
+        rows = [
+            (name, size, repeat, self._error(make, train, test, size, repeat))
+            for size in self.sizes
+            for repeat in range(self.repeats)
+            for name, make in heads.items()
+        ]
         for column, values in zip(("head", "size", "repeat", "error"), zip(*rows, strict=True), strict=True):
             table[column] = list(values)
         return table
+
+    def needed(
+        self,
+        make: Callable[[], Head],
+        train: tuple[Features, Tensor],
+        test: tuple[Features, Tensor],
+        target: float,
+    ) -> int | None:
+        """Return the least size whose error, averaged over repeats, is at most the target; None: none is.
+
+        Larger sizes than that are not tried. The subsets are those of `report`.
+
+        Args:
+            make: What makes a fresh head.
+            train: See report.
+            test: See report.
+            target: Error in 0..1.
+
+        Raises:
+            ValueError: See report.
+        """
+        self._check(train[1])
+        for size in self.sizes:
+            errors = [self._error(make, train, test, size, repeat) for repeat in range(self.repeats)]
+            if float(np.mean(errors)) <= target:
+                return size
+        return None
+
+    @staticmethod
+    def growth(dims: Sequence[int], needed: Sequence[int]) -> float:
+        """Return the exponent a of needed ~ d^a that fits best in the logarithms.
+
+        Args:
+            dims: Numbers of features, at least two different ones.
+            needed: Rows needed at each.
+        """
+        return float(np.polyfit(np.log(dims), np.log(needed), 1)[0])
 
     @staticmethod
     def crossing(table: Mapping[str, Sequence[Any]], first: str, second: str) -> int | None:
@@ -95,6 +126,29 @@ class SampleEfficiency(Diagnostic):
                 break
             found = int(one)
         return found
+
+    def _check(self, labels: Tensor) -> None:
+        classes = len(labels.unique())
+        if self.sizes[0] < classes or self.sizes[-1] > len(labels):
+            raise ValueError(
+                f"sample_efficiency: sizes {self.sizes[0]}..{self.sizes[-1]}, {classes} classes,"
+                f" {len(labels)} rows; the least must hold every class, the largest be there"
+            )
+
+    def _error(
+        self,
+        make: Callable[[], Head],
+        train: tuple[Features, Tensor],
+        test: tuple[Features, Tensor],
+        size: int,
+        repeat: int,
+    ) -> float:
+        """The test error of a head fitted on the subset of a size and repeat."""
+        features, labels = train
+        rng = np.random.default_rng((self.seed, size, repeat))
+        chosen = torch.from_numpy(_subset(labels.cpu().numpy(), size, rng))
+        proba = make().fit(features[chosen], labels[chosen]).predict_proba(test[0]).cpu().numpy()
+        return 1 - accuracy(proba, test[1].cpu().numpy())
 
 
 def _subset(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

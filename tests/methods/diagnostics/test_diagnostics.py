@@ -70,6 +70,24 @@ def test_crossing_is_the_size_from_which_on_the_second_is_ahead() -> None:
     assert SampleEfficiency.crossing(table, "b", "a") is None
 
 
+def test_needed_is_the_first_size_of_the_table_that_reaches_the_target() -> None:
+    study = SampleEfficiency(sizes=[4, 10, 40, 100], repeats=3)
+    train, test = gaussians(500, 0), gaussians(1000, 1)
+    table = study.report({"naive_bayes": NaiveBayes}, train, test)
+    errors = np.reshape(table["error"], (4, 3)).mean(1)
+    for target in (0.1, float(errors[1]), 0.3, 1.0):
+        reached = [size for size, error in zip(study.sizes, errors, strict=True) if error <= target]
+        assert study.needed(NaiveBayes, train, test, target) == (reached[0] if reached else None)
+    with pytest.raises(ValueError, match="50 rows"):
+        SampleEfficiency(sizes=[5, 500]).needed(NaiveBayes, gaussians(50, 0), test, 0.1)
+
+
+def test_growth_is_the_exponent() -> None:
+    assert SampleEfficiency.growth([10, 20, 40], [7, 7, 7]) == pytest.approx(0)
+    assert SampleEfficiency.growth([10, 20, 40], [30, 60, 120]) == pytest.approx(1)
+    assert SampleEfficiency.growth([10, 1000], [4, 40]) == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("sizes", [[], [3, 2], [0, 1]])
 def test_bad_sizes(sizes: list[int]) -> None:
     with pytest.raises(ValueError, match="ascend"):

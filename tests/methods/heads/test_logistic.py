@@ -1,5 +1,7 @@
 """Logistic regression against scikit-learn's pipeline, with the scaling unfolded."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,16 @@ def test_equals_standardised_scikit_learn(c: int, offset: float) -> None:
     torch.testing.assert_close(proba, head.predict_proba(Features(x)))
 
 
+@pytest.mark.parametrize("c", [2, 4])
+def test_unscaled_equals_scikit_learn_on_raw_features(c: int) -> None:
+    x, y = draw(c)
+    rows = x.double().numpy()
+    reference = LogisticRegression(C=0.1, max_iter=1000).fit(rows, y.numpy())
+    proba = Logistic(C=0.1, standardize=False).fit(Features(x), y).predict_proba(Features(x))
+    np.testing.assert_allclose(proba, reference.predict_proba(rows), atol=1e-4)
+    assert not np.allclose(proba, Logistic(C=0.1).fit(Features(x), y).predict_proba(Features(x)), atol=0.01)
+
+
 def test_gaps_between_classes_stay_impossible() -> None:
     x, y = draw(2)
     proba = Logistic(num_classes=5).fit(Features(x), y * 3).predict_proba(Features(x))
@@ -38,6 +50,6 @@ def test_gaps_between_classes_stay_impossible() -> None:
 
 
 @pytest.mark.parametrize(("options", "message"), [({"C": 0}, "try 1.0"), ({"max_iter": 0}, "try 1000")])
-def test_bad_options(options: dict[str, int], message: str) -> None:
+def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Logistic(**options)
