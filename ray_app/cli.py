@@ -370,9 +370,11 @@ def _chatter_apart() -> Iterator[None]:
     """
     sys.stderr.flush()
     terminal = os.dup(2)
-    log = Path(tempfile.gettempdir()) / f"ray-app-{os.getpid()}.log"
-    with log.open("wb") as file:
-        os.dup2(file.fileno(), 2)
+    # A new file of a name that nobody can foresee: others write to that folder too.
+    file, name = tempfile.mkstemp(prefix=f"ray-app-{os.getpid()}-", suffix=".log")
+    log = Path(name)
+    os.dup2(file, 2)
+    os.close(file)
     try:
         yield
         log.unlink(missing_ok=True)

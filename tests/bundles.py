@@ -58,8 +58,8 @@ def tiny(
         manifest[family][key] = kind(method=method, file=file, **more)
 
     for key, one in encoders.items():
-        options, _ = one.portable()
-        put("members", key, Method(name="timm", options=options), one)
+        carried, _ = one.portable()
+        put("members", key, Method(name="timm", options=carried), one)
     for key in heads:
         put("heads", key, Method(name=key), registry.build("heads", key).fit(features, labels))
     for key, options in (detectors if detectors is not None else {"max_softmax": {}}).items():

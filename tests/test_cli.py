@@ -13,6 +13,7 @@ import yaml
 
 from ray_app import __version__
 from ray_app.cli import main
+from ray_app.errors import SpecError
 from tests.bundles import tiny
 from tests.data.rows import images, table
 
@@ -367,6 +368,31 @@ def test_a_dataset_is_shown(call: Run) -> None:
     assert (status, err) == (0, "")
     assert "1,797 rows" in out
     assert "train 0.6, validation 0.2, test 0.2" in out
+
+
+def test_chatter_is_kept_where_a_command_fails_and_overwrites_nothing(
+    call: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("years of work", encoding="utf-8")
+    # What another user of the machine could lay there.
+    (tmp_path / f"ray-app-{os.getpid()}.log").symlink_to(mine)
+
+    def chatty(*_: Any) -> str:
+        os.write(2, b"raylet: something native\n")
+        if fails:
+            raise SpecError("told in a line")
+        return "fine"
+
+    monkeypatch.setattr("ray_app.data.show.show", chatty)
+    fails = False
+    assert call("data", "show", DATA) == (0, "fine\n", "")
+    assert not list(tmp_path.glob("ray-app-*-*.log"))
+    fails = True
+    assert refusal(call("data", "show", DATA)) == "error: told in a line\n"
+    (log,) = tmp_path.glob("ray-app-*-*.log")
+    assert log.read_text(encoding="utf-8") == "raylet: something native\n"
+    assert mine.read_text(encoding="utf-8") == "years of work"
 
 
 def test_an_unforeseen_error_keeps_its_trace(call: Run, monkeypatch: pytest.MonkeyPatch) -> None:
