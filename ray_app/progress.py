@@ -109,7 +109,9 @@ class _Lines:
     def advance(self, done: float = 1, note: str = "") -> None:
         self.done += done
         self.note = note or self.note
-        if time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
+        finished = self.total is not None and self.done >= self.total
+        # The last line comes with the time it took.
+        if not finished and time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
             self.last = time.monotonic()
             self._print("")
 

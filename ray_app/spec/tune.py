@@ -146,6 +146,10 @@ class TuneSpec(Spec):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stages: names must differ, got {names}")
+        if reserved := {"single", "best"} & self.combine.keys():
+            raise ValueError(
+                f"combine: the name {sorted(reserved)[0]!r} is taken; give the combination another"
+            )
         if self.export.choose not in ("best", "single", *self.combine):
             known = ", ".join(("best", "single", *self.combine))
             raise ValueError(f"export.choose: {self.export.choose!r} is none of {known}")

@@ -174,6 +174,7 @@ def test_asha_and_optuna_stop_trials_and_keep_their_record(tmp_path: Path) -> No
     ("change", "message"),
     [
         ({"export": {"choose": "gredy_soup"}}, "'gredy_soup' is none of best, single"),
+        ({"combine": {"single": {"name": "uniform_soup"}}}, "the name 'single' is taken"),
         ({"validation_split": "train"}, "must be three different splits"),
         ({"export": {"answer": "svm"}}, "'svm' is neither `logits` nor one of heads"),
         ({"sweep": {"trialz": 3}}, "sweep.trialz: unknown key; did you mean 'trials'"),
