@@ -19,9 +19,7 @@ def without_seconds(file: io.StringIO) -> str:
     return re.sub(r"\d+\.\d s", "0.0 s", file.getvalue())
 
 
-@pytest.mark.parametrize(
-    ("interval", "between"), [(0.0, "  sweep: 1/4  first\n  sweep: 4/4  first\n"), (float("inf"), "")]
-)
+@pytest.mark.parametrize(("interval", "between"), [(0.0, "  sweep: 1/4  first\n"), (float("inf"), "")])
 def test_a_pipe_gets_a_line_at_intervals_and_one_at_the_end(
     interval: float, between: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
