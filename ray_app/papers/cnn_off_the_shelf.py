@@ -99,7 +99,7 @@ def reproduce(scale: Scale) -> list[Outcome]:
 def _glyphs(seed: int) -> _Setting:
     letters = registry.build("generators", "glyphs", {"alphabet": LETTERS, "size": GLYPH_SIZE})
     digits = registry.build("generators", "glyphs", {"size": GLYPH_SIZE})
-    untrained, net = (_net(len(LETTERS), 1, GLYPH_SIZE, seed) for _ in range(2))
+    untrained, net = (_net(len(LETTERS), 1, GLYPH_SIZE, seed, 8) for _ in range(2))
     how = {"epochs": 4, "batch_size": 128, "lr": 3e-3, "seed": seed}
     train_on(net, letters.at(range(6000), 2 * seed), how)
     return _Setting(net, untrained, _few(digits.at(range(1500), 2 * seed + 1), 15))
@@ -108,14 +108,14 @@ def _glyphs(seed: int) -> _Setting:
 def _cifar(seed: int) -> _Setting:
     parts = cifar10(seed, train=20_000)
     known = sorted(np.random.default_rng(seed).permutation(10)[:6].tolist())
-    untrained, net = (_net(len(known), 3, SIZE, seed) for _ in range(2))
+    untrained, net = (_net(len(known), 3, SIZE, seed, 16) for _ in range(2))
     how = {"epochs": 6, "batch_size": 128, "lr": 3e-3, "seed": seed, "augment": {"shift": 0.1}}
     train_on(net, only(parts.train, known), how)
     new = parts.only(without(known, 10))
     return _Setting(net, untrained, Parts(_few(new.train, 50).train, new.validation, new.test))
 
 
-def _net(num_classes: int, channels: int, image_size: int, seed: int) -> Encoder:
+def _net(num_classes: int, channels: int, image_size: int, seed: int, output_stride: int) -> Encoder:
     # Small images: a stride as on large ones would leave a single place in the last layers.
     return small_net(
         num_classes=num_classes,
@@ -123,7 +123,7 @@ def _net(num_classes: int, channels: int, image_size: int, seed: int) -> Encoder
         image_size=image_size,
         seed=seed,
         layers=LAYERS,
-        output_stride=8,
+        output_stride=output_stride,
     )
 
 

@@ -102,7 +102,7 @@ class _Plan:
 
 PLANS: Mapping[Scale, _Plan] = {
     "quick": _Plan((50, 100, 200), range(3), 5, (2, 5, 10, 20, 50)),
-    "reference": _Plan((100, 200, 400), range(3), 5, (2, 5, 10, 20, 50, 100, 300, 900)),
+    "reference": _Plan((100, 200, 400), range(3), 3, (2, 5, 10, 20, 50, 100, 300, 900)),
 }
 
 
