@@ -1,5 +1,7 @@
 """Paper 11 at quick scale."""
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 
 from ray_app.errors import SpecError
@@ -9,8 +11,8 @@ pytestmark = pytest.mark.timeout(600)  # the fixture fits for half a minute; a b
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> dict[str, Outcome]:
-    return {outcome.claim: outcome for outcome in nb_vs_lr.reproduce("quick")}
+def outcomes(reproduced: Mapping[str, Sequence[Outcome]]) -> dict[str, Outcome]:
+    return {outcome.claim: outcome for outcome in reproduced["nb_vs_lr"]}
 
 
 @pytest.mark.slow
