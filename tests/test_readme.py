@@ -105,7 +105,6 @@ def test_every_command_works(stepped: tuple[Path, int], environment: dict[str, s
         "runs/digits/bundle/bundle.json",
         "runs/digits-scored/dataset.json",
         "runs/digits-suite/report.html",
-        "runs/papers/report.html",
     ]
     assert [name for name in left if not (project / name).is_file()] == []
     answers = []
