@@ -79,13 +79,14 @@ def demo(folder: Path, *, port: int, fresh: bool, console: Console) -> Path:
         reporter.say("  accuracy and ECE of the answer where rows have labels; AUROC of each detector")
         columns, rows = evaluation.summary()
         _show(console, columns[1:], [row[1:] for row in rows])
-        _begin(console, "4. Serve", "the bundle behind HTTP, asked for real")
-        answers = _serve(sweep, port, reporter)
-        _show(
-            console,
-            ["request", "status", "ms", "answer"],
-            [[e.request, str(e.status), f"{e.milliseconds:.0f}", e.answer] for e in answers],
-        )
+    # On a Ray of its own: where Serve ends and Ray goes on, Ray says so in the middle of our lines.
+    _begin(console, "4. Serve", "the bundle behind HTTP, asked for real")
+    answers = _serve(sweep, port, reporter)
+    _show(
+        console,
+        ["request", "status", "ms", "answer"],
+        [[e.request, str(e.status), f"{e.milliseconds:.0f}", e.answer] for e in answers],
+    )
     made = Demo(sweep, scored, evaluation, answers, time.monotonic() - begun)
     report = _write_report(folder, made)
     _begin(console, "5. Report", f"{report} ({made.seconds:.0f} s in all)")
