@@ -1,0 +1,97 @@
+"""Real text that every machine has: documentation and code of the packages installed beside this one."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from ray_app.data.dataset import open_dataset
+from ray_app.papers._rows import choose
+from ray_app.papers.run import reference_folder
+from ray_app.spec import Method
+from ray_app.spec.dataset import DatasetSpec
+
+if TYPE_CHECKING:
+    from ray_app.methods import Batch
+
+
+def docstrings(
+    packages: Sequence[str],
+    *,
+    limit: int | None = None,
+    min_chars: int = 80,
+    max_chars: int = 600,
+    modules: Sequence[str] | None = None,
+    seed: int = 0,
+) -> "Batch":
+    """Return distinct documentation strings: `text`, `label` (the package's number), `module`, `name`.
+
+    Args:
+        packages: Installed ones.
+        limit: Most rows, drawn at random; None: all.
+        min_chars: Shorter strings are left out.
+        max_chars: Longer ones are cut.
+        modules: Only these modules and what is below them; None: all.
+        seed: Of the order, and of what is drawn.
+    """
+    found = _read("docstrings", tuple(packages), tuple(modules) if modules else None, min_chars, max_chars)
+    return _drawn(found, limit, seed)
+
+
+def sources(
+    packages: Sequence[str],
+    *,
+    limit: int | None = None,
+    min_chars: int = 80,
+    max_chars: int = 600,
+    modules: Sequence[str] | None = None,
+    seed: int = 0,
+) -> "Batch":
+    """Return distinct pieces of source code; see docstrings."""
+    found = _read("sources", tuple(packages), tuple(modules) if modules else None, min_chars, max_chars)
+    return _drawn(found, limit, seed)
+
+
+def reference(
+    path: str, columns: Sequence[str] = ("text",), *, limit: int | None = None, seed: int = 0
+) -> "Batch":
+    """Return distinct texts of a file of the reference data, in random order.
+
+    Args:
+        path: Relative to the reference folder.
+        columns: `text`, and what else is wanted.
+        limit: Most rows, drawn at random; None: all.
+        seed: Of the order, and of what is drawn.
+    """
+    table = pq.read_table(reference_folder() / path, columns=list(columns)).to_pandas()
+    batch = {name: table[name].to_numpy() for name in columns}
+    return _drawn(_distinct(batch), limit, seed)
+
+
+@cache
+def _read(
+    kind: str, packages: tuple[str, ...], modules: tuple[str, ...] | None, min_chars: int, max_chars: int
+) -> "Batch":
+    options = {
+        "packages": list(packages),
+        "modules": list(modules) if modules else None,
+        "min_chars": min_chars,
+        "max_chars": max(max_chars, 4000),
+    }
+    batch = open_dataset(DatasetSpec(name=kind, source=Method(name=kind, options=options))).read()
+    # Cut here: what a source does with long strings is its own affair.
+    cut = np.array([text[:max_chars] for text in batch["text"]], dtype=object)
+    return _distinct({**batch, "text": cut})
+
+
+def _distinct(batch: "Batch") -> "Batch":
+    """The first row of each text."""
+    first = {text: row for row, text in reversed(list(enumerate(batch["text"])))}
+    return choose(batch, np.sort(np.fromiter(first.values(), dtype=np.int64)))
+
+
+def _drawn(batch: "Batch", limit: int | None, seed: int) -> "Batch":
+    order = np.random.default_rng(seed).permutation(len(batch["text"]))
+    return choose(batch, order[:limit])
