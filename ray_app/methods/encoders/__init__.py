@@ -1,6 +1,6 @@
 """Encoders turn inputs into features. One forward pass serves every head, detector and score on it."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ray_app.methods import Batch
 
 Modality: TypeAlias = Literal["image", "text", "audio", "tensor"]
@@ -70,6 +72,33 @@ class Features:
         return cls(**joined)
 
 
+class Preparation(ABC):
+    """The part of an encoder that needs no weights: tokenising, decoding, resizing.
+
+    It is small, travels to processes that have no model, and works on each row by itself, so that CPUs
+    prepare rows ahead of the model, and rows of like length can be brought together.
+    """
+
+    column: str
+    """The batch column that it reads."""
+
+    @abstractmethod
+    def prepare(self, batch: "Batch") -> "Batch":
+        """Return columns [n, …] that hold what the network needs of each row, nothing padded.
+
+        Raises:
+            ValueError: The column is missing, or a value cannot be read; the message begins with `row 3: `.
+        """
+
+    @abstractmethod
+    def collate(self, prepared: "Batch") -> Inputs:
+        """Return n prepared rows as inputs, padded to the longest."""
+
+    def lengths(self, prepared: "Batch") -> "np.ndarray | None":
+        """Return int64 [n]: tokens of each row; None where all rows are alike."""
+        return None
+
+
 class Encoder(nn.Module):
     """Inputs to features.
 
@@ -88,18 +117,32 @@ class Encoder(nn.Module):
     num_classes: int = 0
     """Width c of the logits; 0 where it has no classifier."""
 
+    preparation: Preparation | None = None
+    """How it prepares rows, where that can be done apart from it; `preprocess` then does only that."""
+
+    @classmethod
+    def light(cls, **options: Any) -> Preparation | None:
+        """Return the preparation of an encoder with these options, without its weights; None: it has none.
+
+        Raises:
+            ValueError: What the constructor would raise for options that concern the preparation.
+        """
+        return None
+
     @property
     def column(self) -> str:
         """The batch column that `preprocess` reads: its modality's name."""
         return self.modality
 
-    @abstractmethod
     def preprocess(self, batch: "Batch") -> Inputs:
         """Turn a batch's column into inputs, on the CPU.
 
         Raises:
             ValueError: The column is missing, or a value cannot be read; the message names the row.
         """
+        if self.preparation is None:
+            raise NotImplementedError(f"{type(self).__name__} has neither a preparation nor a preprocess")
+        return self.preparation.collate(self.preparation.prepare(batch))
 
     @abstractmethod
     def forward(self, inputs: Inputs, want: Collection[Want] = ()) -> Features:

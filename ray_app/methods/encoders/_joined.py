@@ -31,6 +31,7 @@ class Joined(Encoder):
         self.modality = first.modality
         self.dim = sum(member.dim for member in members.values())
         self.num_classes = first.num_classes
+        self.preparation = cast(Encoder, first).preparation
 
     @property
     def column(self) -> str:

@@ -8,9 +8,39 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ray_app.methods._images import decode
+from ray_app.methods.encoders import Inputs, Preparation
 
 if TYPE_CHECKING:
     from ray_app.methods import Batch
+
+
+class Pixels(Preparation):
+    """Images of one size: they are decoded and resized apart from the network, and normalised on its device.
+
+    Args:
+        size: Height and width that the network reads.
+        channels: 1 (grey) or 3.
+    """
+
+    column = "image"
+
+    def __init__(self, size: tuple[int, int], channels: int) -> None:
+        self.size = size
+        self.channels = channels
+
+    def prepare(self, batch: "Batch") -> "Batch":
+        """Return the column `pixels`: uint8 [n, channels, h, w], or float32 0..1.
+
+        Raises:
+            ValueError: The column is missing, or a row is no image.
+        """
+        return {"pixels": to_pixels(batch, self.column, self.size, self.channels).numpy()}
+
+    def collate(self, prepared: "Batch") -> Inputs:
+        """Return the pixels as a tensor."""
+        pixels = prepared["pixels"]
+        # Arrays that came through Arrow are read-only views, which torch shares only with a warning.
+        return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
 
 
 def to_pixels(batch: "Batch", column: str, size: tuple[int, int], channels: int) -> Tensor:

@@ -8,17 +8,14 @@ Cost: one forward pass; asking for layers adds one mean a layer.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ray_app.methods.encoders import Encoder, Features, Inputs, Want, check_want
-from ray_app.methods.encoders._pixels import to_pixels
+from ray_app.methods.encoders._pixels import Pixels
 from ray_app.methods.encoders._tap import channels_first, pooled, tapped
-
-if TYPE_CHECKING:
-    from ray_app.methods import Batch
 
 
 class Timm(Encoder):
@@ -63,10 +60,7 @@ class Timm(Encoder):
         self.model_name = model
         self.net = _create(model, num_classes, channels, dict(model_args or {}), seed, pretrained=pretrained)
         config = self.net.pretrained_cfg
-        self.size = (
-            (image_size, image_size) if image_size else tuple(config.get("input_size", (3, 224, 224))[1:])
-        )
-        self.channels = channels
+        self.preparation = Pixels(_size(image_size, config), channels)
         self.register_buffer(
             "mean", _per_channel(mean, config.get("mean"), channels, "mean"), persistent=False
         )
@@ -84,9 +78,16 @@ class Timm(Encoder):
             "model_args": dict(model_args or {}),
         }
 
-    def preprocess(self, batch: "Batch") -> Tensor:
-        """Return pixels [n, channels, h, w], uint8 0..255 or float32 0..1, from the column `image`."""
-        return to_pixels(batch, self.column, self.size, self.channels)
+    @classmethod
+    def light(cls, **options: Any) -> Pixels | None:
+        """Return how it reads images; None for a model that timm alone cannot describe (one on a hub)."""
+        import timm
+
+        config = timm.models.get_pretrained_cfg(options["model"])
+        if config is None and options.get("image_size") is None:
+            return None
+        own = {"input_size": config.input_size} if config is not None else {}
+        return Pixels(_size(options.get("image_size"), own), options.get("channels", 3))
 
     def forward(self, inputs: Inputs, want: Collection[Want] = ()) -> Features:
         """Return features of pixels [n, channels, h, w]."""
@@ -159,6 +160,13 @@ def _create(
             near = get_close_matches(model, timm.list_models(), n=3)
             hint = f"; near: {', '.join(near)}" if near and model not in near else ""
             raise ValueError(f"timm: cannot make {model!r}: {error}{hint}") from error
+
+
+def _size(asked: int | None, config: Mapping[str, Any]) -> tuple[int, int]:
+    if asked is not None:
+        return asked, asked
+    _, height, width = config.get("input_size", (3, 224, 224))
+    return int(height), int(width)
 
 
 def _per_channel(

@@ -48,7 +48,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("options", [{}, {"pooling": "cls"}, {"normalize": True, "num_classes": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"pooling": "cls"},
+        {"normalize": True, "num_classes": 3},
+        {"long": "chunk", "max_length": 5, "overlap": 1, "num_classes": 2},
+    ],
+)
 def test_keeps_the_contract(folder: Path, options: dict[str, Any]) -> None:
     check_encoder(lambda: Transformers(model=str(folder), **options), BATCH)
 
@@ -82,7 +90,7 @@ def test_a_bundle_needs_neither_the_folder_nor_a_network(folder: Path, tmp_path:
         (tmp_path / name).write_bytes(content)
     rebuilt = Transformers(**options, assets=tmp_path)
     assert rebuilt.dim == 16
-    assert rebuilt.max_length == 24
+    assert rebuilt.preparation.max_length == 24
 
 
 def test_weights_are_drawn_from_the_seed_when_not_loaded(folder: Path) -> None:
@@ -101,6 +109,45 @@ def test_long_texts_are_cut(folder: Path) -> None:
     assert inputs["input_ids"].shape == (1, 6)
 
 
+def test_long_texts_in_windows_are_the_mean_of_their_windows(folder: Path) -> None:
+    long = "the cat sat on the mat a dog sat"
+    texts = [long, "the cat", ""]
+    encoder = Transformers(model=str(folder), max_length=6, long="chunk", overlap=1).eval()
+    plain = Transformers(model=str(folder), max_length=6).eval()
+    words = long.split()
+    # Windows of four words (two places are the special tokens'), each begins with the last one's end.
+    windows = [" ".join(words[start : start + 4]) for start in (0, 3, 6)]
+    inputs = encoder.preprocess({"text": np.array(texts, dtype=object)})
+    assert isinstance(inputs, dict)
+    assert inputs["input_ids"].shape == (3, 3, 6)
+    with torch.no_grad():
+        got = encoder(inputs, {"layers"})
+        parts = plain(plain.preprocess({"text": np.array(windows, dtype=object)}))
+        short = plain(plain.preprocess({"text": np.array(texts[1:], dtype=object)}), {"layers"})
+    weight = torch.tensor([6.0, 6.0, 5.0])[:, None]
+    torch.testing.assert_close(
+        got.pooled[0], (parts.pooled * weight).sum(0) / weight.sum(), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(got.pooled[1:], short.pooled, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.layers["layer.1"][1:], short.layers["layer.1"], rtol=1e-4, atol=1e-5)
+    assert encoder.preparation.lengths(
+        encoder.preparation.prepare({"text": np.array(texts, dtype=object)})
+    ).tolist() == [18, 4, 2]
+
+
+def test_the_light_part_prepares_as_the_whole_does(folder: Path) -> None:
+    whole, light = Transformers(model=str(folder)), Transformers.light(model=str(folder))
+    given, expected = light.collate(light.prepare(BATCH)), whole.preprocess(BATCH)
+    assert isinstance(given, dict)
+    assert isinstance(expected, dict)
+    assert given.keys() == expected.keys()
+    assert all(torch.equal(given[name], expected[name]) for name in given)
+
+
+def test_attention_is_torchs_own_kernel(folder: Path) -> None:
+    assert Transformers(model=str(folder)).net.config._attn_implementation == "sdpa"
+
+
 def test_refusals(folder: Path, tmp_path: Path) -> None:
     encoder = Transformers(model=str(folder))
     with pytest.raises(ValueError, match="row 1: NoneType in the column 'text'"):
@@ -113,5 +160,7 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
         Transformers(model=str(folder), pooling="max")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="is it a model's folder"):
         Transformers(model=str(tmp_path))
+    with pytest.raises(ValueError, match=r"overlap must be 0\.\.3"):
+        Transformers(model=str(folder), max_length=6, long="chunk", overlap=4)
     with pytest.raises(ValueError, match="no model; name"):
         Transformers()
