@@ -21,14 +21,16 @@ class Unit:
     path: str | None
     """The file it is read from; None: the source has no files."""
     start: int
-    """First row, counted in its file (or in the source, where there are no files)."""
+    """First row, counted in its file (or in the source, where there are no files); see `rows`."""
     stop: int
     """One past the last row."""
     fingerprint: str
     """Changes when the input changes."""
+    rows: int | None = None
+    """About how many rows, where `start` and `stop` count something else (bytes, files)."""
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return self.stop - self.start if self.rows is None else self.rows
 
 
 @dataclass(frozen=True)
