@@ -27,14 +27,21 @@ def check_transform(make: Callable[[], Transform], batch: "Batch") -> None:
     expect(set(transform.columns) <= set(batch), f"the columns {transform.columns} must be in the batch")
     with untouched(batch):
         result = transform(dict(batch))
-    expect(set(result) >= set(batch), "columns must pass through")
+    expect(
+        set(result) == set(batch) | set(transform.adds),
+        "columns must pass through, and it must say what it adds",
+    )
     rows = {len(values) for values in result.values()}
     expect(len(rows) == 1, f"all columns must have one length, got {sorted(rows)}")
-    expect(len(result["row_id"]) <= n, "there must not be more rows than before")
-    expect(set(result["row_id"].tolist()) <= set(batch["row_id"].tolist()), "rows must keep their row_id")
+    if transform.multiplies:
+        check_parts(batch, result)
+    else:
+        expect(len(result["row_id"]) <= n, "there must not be more rows than before")
+        expect(set(result["row_id"].tolist()) <= set(batch["row_id"].tolist()), "rows must keep their row_id")
     expect(equal(make()(dict(batch)), result), "the same options must give the same bytes")
     order = permuted(n).numpy()
     by_id = {row_id: row for row, row_id in enumerate(result["row_id"].tolist())}
+    expect(len(by_id) == len(result["row_id"]), "each row must have a name of its own")
     shuffled = transform({name: values[order] for name, values in batch.items()})
     back = np.array([by_id[row_id] for row_id in shuffled["row_id"].tolist()], dtype=np.int64)
     expected = {name: values[back] for name, values in result.items()}
@@ -48,6 +55,21 @@ def check_transform(make: Callable[[], Transform], batch: "Batch") -> None:
     expect(equal(joined, whole, tolerance=1e-5), "the split into batches must not matter")
     nothing = transform({name: values[:0] for name, values in batch.items()})
     expect(len(nothing["row_id"]) == 0, "no rows must give no rows")
+
+
+def check_parts(batch: "Batch", result: "Batch") -> None:
+    """Check the names of rows that became several: in order, and numbered from 0."""
+    parts: dict[str, list[str]] = {}
+    for row_id in result["row_id"].tolist():
+        parent, slash, number = str(row_id).rpartition("/")
+        expect(slash and number.isdecimal(), f"a part's row_id must be <row_id>/<k>, got {row_id!r}")
+        parts.setdefault(parent, []).append(number)
+    parents = [str(row_id) for row_id in batch["row_id"].tolist()]
+    expect(
+        list(parts) == [name for name in parents if name in parts], "parts must keep the order of their rows"
+    )
+    numbered = all(numbers == [str(k) for k in range(len(numbers))] for numbers in parts.values())
+    expect(numbered, "a row's parts must follow each other, numbered from 0")
 
 
 def equal(a: object, b: object, tolerance: float = 0.0) -> bool:

@@ -1,4 +1,4 @@
-"""Transforms turn rows into rows: clean, resize, corrupt, attack."""
+"""Transforms turn rows into rows: clean, shorten, chunk, resize, corrupt, attack."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,10 +17,15 @@ class Transform(ABC):
 
     columns: ClassVar[Sequence[str]]
     """The columns that it reads, checked before anything starts."""
+    adds: Sequence[str] = ()
+    """The columns that it makes beside those that come in."""
+    multiplies: ClassVar[bool] = False
+    """Whether one row may become several, which are called `<row_id>/<k>`, k from 0, and follow each other;
+    columns that it does not name are repeated."""
 
     @abstractmethod
     def __call__(self, batch: "Batch") -> "Batch":
-        """Return a new batch with the same columns; it may have fewer rows.
+        """Return a new batch with the same columns and those it adds; it may have fewer rows.
 
         Raises:
             ValueError: A row cannot be transformed; the message names it.
