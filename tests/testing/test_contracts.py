@@ -1,6 +1,7 @@
 """Every registered head and detector keeps its family's contract; a new one is covered by existing."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_app import registry
+from ray_app.methods.scorers._grey import ImageScorer
 from ray_app.testing._expect import permuted
 from ray_app.testing._rows import rows
 from ray_app.testing.combiners import check_combiner
@@ -121,11 +123,23 @@ def test_transforms(name: str, kind: str) -> None:
     check_transform(lambda: registry.build("transforms", name, options, **supplied), batch)
 
 
-@pytest.mark.parametrize("name", registry.names("scorers"))
-def test_scorers(name: str) -> None:
+OF_PICTURES = [
+    name for name in registry.names("scorers") if issubclass(registry.load("scorers", name), ImageScorer)
+]
+
+
+@pytest.mark.parametrize("name", OF_PICTURES)
+def test_scorers_of_pictures(name: str) -> None:
     bad = {key: values[:1] for key, values in PICTURES.items()}
     bad["image"] = np.array([b"no image"], dtype=object)
     check_scorer(lambda: registry.build("scorers", name), PICTURES, bad)
+
+
+@pytest.mark.parametrize("name", sorted(set(registry.names("scorers")) - set(OF_PICTURES)))
+def test_other_scorers_have_the_suite_run_over_them(name: str) -> None:
+    # They need models and rows of their own.
+    test = Path(__file__).parents[1] / "methods" / "scorers" / f"test_{name}.py"
+    assert "check_scorer(" in test.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", registry.names("generators"))
