@@ -92,12 +92,17 @@ PICTURES = {
     "row_id": np.array([f"r{i}" for i in range(5)], dtype=object),
     "label": np.array([0, 1, 2, 0, 1]),
     "image": np.random.default_rng(0).integers(256, size=(5, 12, 12, 3), dtype=np.uint8),
+    "text": np.array(
+        ["The cat, and the dog.", "", "Café at noon", "one two three. four five six", "a b"], dtype=object
+    ),
 }
 # What a method cannot do without.
 REQUIRED: dict[str, dict[str, Any]] = {
     "transforms/resize": {"size": 7},
     "transforms/select": {"column": "label", "values": [0, 2]},
     "transforms/rotate": {"random": True},
+    "transforms/chunk": {"size": 2},
+    "transforms/augment": {"flip": 0.5, "crop": 0.5, "jitter": 0.3},
 }
 
 
