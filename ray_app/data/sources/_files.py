@@ -3,111 +3,194 @@
 import hashlib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from ray_app.errors import DataError
+from ray_app.storage import Place
 
 # Up to this size a file's fingerprint is a hash of its content; above, of its size, time and ends, so that
 # planning a corpus does not read it.
 HASHED_BYTES = 64 * 2**20
+# Nor does it where there are many files, or where they lie in a store: then size and time must do.
+HASHED_BYTES_IN_ALL = 2**30
 _ENDS = 2**20
+_WILD = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
 class File:
     """A file, and how rows call it."""
 
-    path: Path
+    place: Place
     name: str
     """Relative to the folder that the spec names, with forward slashes."""
+    size: int
+    """In bytes; -1: a link that leads nowhere."""
+    mtime_ns: int
+    hashed: bool = True
+    """Whether its content may be read for its fingerprint."""
+
+    @property
+    def stamp(self) -> tuple[str, int, int]:
+        """What tells whether it changed, without reading it."""
+        return self.name, self.size, self.mtime_ns
+
+    def check(self) -> None:
+        """Make sure that it is still what the run was planned with.
+
+        Raises:
+            DataError: It is not.
+        """
+        if _stat(self.place, self.name).stamp != self.stamp:
+            raise DataError(f"{self.place}: changed since the run was planned; run it again")
 
 
 def find(pattern: str, suffixes: Collection[str]) -> list[File]:
     """Return the files of a path, a folder (searched in depth) or a glob, sorted by name.
 
+    Links to files count as files, links to folders are not followed: one may lead back to where it lies.
+
     Args:
-        pattern: See expand.
+        pattern: See Place.of; it may be a URL.
         suffixes: In a folder, those that count, in lower case.
 
     Raises:
         DataError: There are none; the message says what was looked for.
     """
-    path = Path(expand(pattern))
-    if path.is_file():
-        return [File(path, path.name)]
-    if path.is_dir():
-        root, found = path, path.rglob("*")
+    place = Place.of(pattern)
+    wild = _wild_part(place.uri)
+    if wild is None:
+        if place.is_file():
+            return [_stat(place, place.name)]
+        if not place.is_dir():
+            start = f"; a relative path starts at {Path.cwd()}" if place.is_local else ""
+            raise DataError(f"{pattern}: no such file or folder{start}")
+        root, fits, depth = place, None, None
     else:
-        parts = path.parts
-        fixed = next((i for i, part in enumerate(parts) if re.search(r"[*?\[]", part)), None)
-        if fixed is None:
-            raise DataError(f"{pattern}: no such file or folder; a relative path starts at {Path.cwd()}")
-        root = Path(*parts[:fixed]) if fixed else Path()
-        found = root.glob(str(Path(*parts[fixed:])))
-    files = sorted(
+        root, rest = Place(place.uri[: wild - 1] or "/"), place.uri[wild:]
+        fits, depth = _matcher(rest), None if "**" in rest else rest.count("/")
+    found = sorted(
         (
-            File(one, one.relative_to(root).as_posix())
-            for one in found
-            if one.is_file() and _counts(one, root, suffixes)
+            file
+            for file in _below(root, depth)
+            if _counts(file.name, suffixes) and (not fits or fits(file.name))
         ),
         key=lambda file: file.name,
     )
-    if not files:
+    if not found:
         raise DataError(f"{pattern}: no files ending in {', '.join(sorted(suffixes))} there; check the path")
-    return files
+    many = sum(max(0, file.size) for file in found) > HASHED_BYTES_IN_ALL
+    return [File(f.place, f.name, f.size, f.mtime_ns, hashed=False) for f in found] if many else found
 
 
-def expand(pattern: str) -> str:
-    """Replace `~` and environment variables, and make it absolute: a worker runs in another folder.
-
-    Raises:
-        DataError: A variable is not set, or the path is a URL.
-    """
-    if "://" in pattern:
-        raise DataError(
-            f"{pattern}: URLs are not read; mount the store, or copy the files to a path all machines see"
-        )
-    for name in re.findall(r"\$\{?(\w+)\}?", pattern):
-        if name not in os.environ:
-            raise DataError(
-                f"{pattern}: the environment variable {name} is not set; set it to the folder it stands for"
-            )
-    # Not resolve(): a link that is pointed elsewhere between two runs is a change to be noticed.
-    return str(Path(os.path.expandvars(pattern)).expanduser().absolute())
-
-
-def fingerprint(path: Path) -> str:
+def fingerprint(file: File) -> str:
     """Return hex digits that change when the file does.
 
     Raises:
         DataError: It cannot be read.
     """
+    file = _stat(file.place, file.name, hashed=file.hashed)
+    if not file.place.is_local:
+        return hashlib.sha256(f"{file.size} {file.mtime_ns}".encode()).hexdigest()[:32]
     try:
-        stat = path.stat()
-        return _fingerprint(str(path), stat.st_size, stat.st_mtime_ns)
+        return _fingerprint(file)
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); check that it exists and its permissions"
-        ) from error
+        raise _unreadable(str(file.place), error) from error
 
 
 @lru_cache(maxsize=4096)
-def _fingerprint(path: str, size: int, time: int) -> str:
-    with Path(path).open("rb") as file:
-        if size <= HASHED_BYTES:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-        state = hashlib.sha256(f"{size} {time}".encode())
-        state.update(file.read(_ENDS))
-        file.seek(-_ENDS, os.SEEK_END)
-        state.update(file.read())
+def _fingerprint(file: File) -> str:
+    with file.place.path.open("rb") as content:
+        if file.hashed and file.size <= HASHED_BYTES:
+            return hashlib.file_digest(content, "sha256").hexdigest()[:32]
+        state = hashlib.sha256(f"{file.size} {file.mtime_ns}".encode())
+        state.update(content.read(_ENDS))
+        content.seek(max(0, file.size - _ENDS))
+        state.update(content.read())
     return state.hexdigest()[:32]
 
 
-def _counts(path: Path, root: Path, suffixes: Collection[str]) -> bool:
+def _stat(place: Place, name: str, *, hashed: bool = True) -> File:
+    if not place.is_local:
+        stat = place.stat()
+        return File(place, name, stat.size, stat.mtime_ns, hashed)
+    try:
+        status = place.path.stat()
+    except OSError as error:
+        raise _unreadable(str(place), error) from error
+    return File(place, name, status.st_size, status.st_mtime_ns, hashed)
+
+
+def _below(root: Place, depth: int | None) -> Iterator[File]:
+    """Every file below a folder; in subfolders not deeper than `depth`, where that is said."""
+    if not root.is_local:
+        yield from (File(stat.place, stat.name, stat.size, stat.mtime_ns) for stat in root.walk())
+        return
+    waiting = [("", str(root))]
+    while waiting:
+        within, folder = waiting.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = f"{within}{entry.name}"
+                    if entry.is_dir(follow_symlinks=False):
+                        if depth is None or name.count("/") < depth:
+                            waiting.append((f"{name}/", entry.path))
+                    elif file := _entry(entry, name):
+                        yield file
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _unreadable(folder, error) from error
+
+
+def _entry(entry: "os.DirEntry[str]", name: str) -> File | None:
+    place = Place(entry.path)
+    try:
+        if not entry.is_file():
+            # Neither pipes nor links to folders; but a link that leads nowhere was meant to be a file.
+            return File(place, name, -1, 0) if entry.is_symlink() and not entry.is_dir() else None
+        status = entry.stat()
+    except OSError:
+        return File(place, name, -1, 0)
+    return File(place, name, status.st_size, status.st_mtime_ns)
+
+
+def _wild_part(uri: str) -> int | None:
+    """Where the first part with a wildcard begins; a file whose own name looks like one is a file."""
+    found = _WILD.search(uri)
+    if found is None or ("://" not in uri and Path(uri).exists()):
+        return None
+    return uri.rindex("/", 0, found.start()) + 1
+
+
+def _matcher(pattern: str) -> Callable[[str], object]:
+    """Return a test of names; `**` is any number of folders, the other wildcards stay within one part."""
+    plain = re.sub(
+        r"\*\*/|\*+|\?|\[!?\]?[^\]]*\]|.", lambda found: _as_regex(found.group()), pattern, flags=re.S
+    )
+    return re.compile(plain, re.S).fullmatch
+
+
+def _as_regex(piece: str) -> str:
+    if piece == "**/":
+        return "(?:[^/]+/)*"
+    if piece == "**":
+        return ".*"
+    if len(piece) > 1 and piece[0] == "[":
+        return f"[^{piece[2:]}" if piece[1] == "!" else piece
+    return {"*": "[^/]*", "?": "[^/]"}.get(piece, re.escape(piece))
+
+
+def _counts(name: str, suffixes: Collection[str]) -> bool:
     # Names with a dot or underscore in front are what tools leave beside data
     # (.DS_Store, _SUCCESS, half-written files).
-    hidden = any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
-    return path.suffix.lower() in suffixes and not hidden
+    hidden = any(part.startswith((".", "_")) for part in name.split("/"))
+    return not hidden and name.lower().endswith(tuple(suffixes))
+
+
+def _unreadable(path: str, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be read ({error.strerror}); check that it exists and its permissions")

@@ -7,7 +7,6 @@ built have.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,9 @@ import pyarrow.parquet as pq
 
 from ray_app.data.arrow import nulls, to_batch
 from ray_app.data.sources import Read, Rejected, Source, Unit, digest, ranges
-from ray_app.data.sources._files import File, expand, find, fingerprint
+from ray_app.data.sources._files import File, find, fingerprint
 from ray_app.errors import DataError
+from ray_app.storage import Place
 
 # Rows decoded at a time; a row group may hold a million.
 _STEP = 1024
@@ -27,7 +27,8 @@ class Parquet(Source):
     """Reads tables whose files have the same columns.
 
     Args:
-        path: A file, a folder (searched in depth) or a glob; `~` and environment variables are expanded.
+        path: A file, a folder (searched in depth) or a glob, here or in a store (`s3://…`); `~` and
+            environment variables are expanded.
         columns: The file's columns to read; None: all. Those that nobody reads cost nothing.
     """
 
@@ -38,7 +39,7 @@ class Parquet(Source):
             isinstance(columns, str) or not all(isinstance(name, str) for name in columns)
         ):
             raise ValueError(f"parquet: columns must be a list of names, got {columns!r}")
-        self.path = expand(path)
+        self.path = Place.of(path).uri
         self._chosen = list(columns) if columns is not None else None
 
     @property
@@ -54,11 +55,13 @@ class Parquet(Source):
             DataError: It cannot be read, or lacks a column.
         """
         file = self.files[0]
-        schema = _open(file.path).schema_arrow
+        schema = _open(file.place).schema_arrow
         if self._chosen is None:
             return schema
         if missing := [name for name in self._chosen if name not in schema.names]:
-            raise DataError(f"{file.path}: has no column {missing[0]!r} (columns: {', '.join(schema.names)})")
+            raise DataError(
+                f"{file.place}: has no column {missing[0]!r} (columns: {', '.join(schema.names)})"
+            )
         extra = ["row_id"] if "row_id" in schema.names and "row_id" not in self._chosen else []
         return pa.schema([schema.field(name) for name in [*extra, *self._chosen]], metadata=schema.metadata)
 
@@ -74,13 +77,13 @@ class Parquet(Source):
 
     def fingerprint(self) -> str:
         """Return a hash of the files' names and fingerprints."""
-        return digest(self._chosen, [(file.name, fingerprint(file.path)) for file in self.files])
+        return digest(self._chosen, [(file.name, fingerprint(file)) for file in self.files])
 
     def largest(self, column: str) -> int | None:
         """Return the largest whole number in a column, from the files' statistics."""
         found: list[int] = []
         for file in self.files:
-            metadata = _open(file.path).metadata
+            metadata = _open(file.place).metadata
             names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
             if column not in names:
                 return None
@@ -98,9 +101,9 @@ class Parquet(Source):
             for file in self.files
             for unit in ranges(
                 file.name,
-                _open(file.path).metadata.num_rows,
+                _open(file.place).metadata.num_rows,
                 rows_per_unit,
-                digest(self._chosen, fingerprint(file.path)),
+                digest(self._chosen, fingerprint(file)),
             )
         ]
 
@@ -120,7 +123,7 @@ class Parquet(Source):
             file = next((file for file in self.files if file.name == run[0].path), None)
             if file is None:
                 raise DataError(f"{self.path}: {run[0].path} is gone since the run was planned; run it again")
-            tables = _pieces(file.path, self.schema.names, run[0].start)
+            tables = _pieces(file.place, self.schema.names, run[0].start)
             rest: pa.Table | None = None
             for unit in run:
                 table, rest = _fill(rest, tables, len(unit), file, unit)
@@ -141,16 +144,16 @@ class Parquet(Source):
         return Read({"row_id": row_ids[~bad], **batch}, rejected)
 
 
-def _open(path: Path) -> Any:
+def _open(place: Place) -> Any:
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(place.open(), pre_buffer=not place.is_local)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not readable as Parquet ({str(error).splitlines()[0]})") from error
+        raise DataError(f"{place}: not readable as Parquet ({str(error).splitlines()[0]})") from error
 
 
-def _pieces(path: Path, columns: Sequence[str], start: int) -> Iterator[pa.Table]:
+def _pieces(place: Place, columns: Sequence[str], start: int) -> Iterator[pa.Table]:
     """Tables from row `start` on, each small; row groups before it are not decoded."""
-    file = _open(path)
+    file = _open(place)
     skip, groups = start, list(range(file.metadata.num_row_groups))
     while groups and skip >= (rows := file.metadata.row_group(groups[0]).num_rows):
         skip -= rows
@@ -164,7 +167,7 @@ def _pieces(path: Path, columns: Sequence[str], start: int) -> Iterator[pa.Table
             skip = 0
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{path}: damaged after its footer was read ({str(error).splitlines()[0]})"
+            f"{place}: damaged after its footer was read ({str(error).splitlines()[0]})"
         ) from error
 
 
@@ -177,7 +180,7 @@ def _fill(
         piece = next(tables, None)
         if piece is None:
             raise DataError(
-                f"{file.path}: has no row {unit.stop - 1} any more; it changed since the run was planned"
+                f"{file.place}: has no row {unit.stop - 1} any more; it changed since the run was planned"
             )
         parts.append(piece)
         count += piece.num_rows

@@ -11,6 +11,7 @@ from ray_app.data.sources._files import find, fingerprint
 from ray_app.data.sources.images import Images
 from ray_app.data.sources.parquet import Parquet
 from ray_app.errors import DataError, SpecError
+from ray_app.storage import Place
 from tests.data.rows import images, table
 
 
@@ -23,13 +24,51 @@ def test_names_are_relative_to_what_the_spec_names(tmp_path: Path) -> None:
     assert [file.name for file in find(str(tmp_path / "a" / "x.parquet"), [".parquet"])] == ["x.parquet"]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*/x?.txt", ["a/x1.txt", "b/x2.txt"]),
+        ("**/x*.txt", ["a/deep/x3.txt", "a/x1.txt", "b/x2.txt", "x0.txt"]),
+        ("a/**", ["deep/x3.txt", "x1.txt", "y[1].txt"]),
+        ("[!a]/*.txt", ["b/x2.txt"]),
+        ("a/y[[]1].txt", ["y[1].txt"]),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_globs_mean_the_same_here_and_in_a_store(
+    tmp_path: Path, scheme: str, pattern: str, found: list[str]
+) -> None:
+    root = Place.of(f"{scheme}{tmp_path}")
+    for name in ("x0.txt", "a/x1.txt", "b/x2.txt", "a/deep/x3.txt", "a/y[1].txt"):
+        (root / name).write_bytes(b"content")
+    files = find(f"{root}/{pattern}", [".txt"])
+    assert [file.name for file in files] == sorted(found)
+    assert all(file.place.read_bytes() == b"content" and file.size == 7 for file in files)
+
+    if not scheme:
+        assert [file.name for file in find(f"{root}/a/y[1].txt", [])] == ["y[1].txt"]
+
+
+def test_links_to_folders_are_not_followed_and_broken_links_are_files(tmp_path: Path) -> None:
+    table(tmp_path / "a.parquet")
+    (tmp_path / "again").symlink_to(tmp_path)
+    (tmp_path / "b.parquet").symlink_to(tmp_path / "a.parquet")
+    (tmp_path / "c.parquet").symlink_to(tmp_path / "gone.parquet")
+    files = find(str(tmp_path), [".parquet"])
+    assert [(file.name, file.size >= 0) for file in files] == [
+        ("a.parquet", True),
+        ("b.parquet", True),
+        ("c.parquet", False),
+    ]
+
+
 def test_paths_that_lead_nowhere_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOWHERE", raising=False)
     for path, message in [
         (str(tmp_path / "gone"), "no such file or folder"),
         (f"{tmp_path}/*.parquet", "no files ending in .parquet"),
         ("$NOWHERE/x", "variable NOWHERE is not set"),
-        ("s3://bucket/x", "URLs are not read"),
+        ("nosuch://bucket/x", "nosuch://bucket: cannot be opened"),
     ]:
         with pytest.raises(DataError, match=message):
             find(path, [".parquet"])
@@ -46,11 +85,11 @@ def test_a_large_file_is_not_read_whole_for_its_fingerprint(
     path = tmp_path / "large"
     path.write_bytes(b"begin middle end")
     os.utime(path, ns=(1, 1))
-    before = fingerprint(path)
+    before = fingerprint(find(str(path), [])[0])
     path.write_bytes(b"begin middle END")
     os.utime(path, ns=(1, 1))
     _files._fingerprint.cache_clear()
-    assert fingerprint(path) != before
+    assert fingerprint(find(str(path), [])[0]) != before
 
 
 def test_parquet_reads_no_more_columns_and_row_groups_than_it_needs(tmp_path: Path) -> None:
