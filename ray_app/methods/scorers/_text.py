@@ -47,3 +47,26 @@ def texts_to_learn(batch: "Batch", column: str, name: str) -> list[str]:
                 f"{name}: row {row} of {column!r} is {type(text).__name__}; drop such rows before fit()"
             )
     return texts
+
+
+def wanted_or_not(labels: np.ndarray | Sequence[int] | None, n: int, name: str) -> np.ndarray:
+    """Return labels int64 [n], 0 and 1, both there.
+
+    Args:
+        labels: What should be such.
+        n: How many rows there are.
+        name: The method's name, for errors.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if labels is None:
+        raise ValueError(f"{name}: no labels; give 1 for what is wanted and 0 for what is not")
+    found = np.asarray(labels)
+    if found.shape != (n,) or found.dtype.kind not in "iub" or set(np.unique(found)) != {0, 1}:
+        kinds = np.unique(found)[:5].tolist()
+        raise ValueError(
+            f"{name}: labels are {found.dtype} {list(found.shape)} with {kinds} for {n} rows; expected 0 and"
+            " 1, both there"
+        )
+    return found.astype(np.int64)
