@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ray_app.data.arrow import concat, stacked, take
+from ray_app.data.arrow import concat, objects, stacked, take
 from ray_app.data.sources import Read, Rejected
 from ray_app.errors import DataError
+from ray_app.methods import _sounds
 from ray_app.methods._images import decode
 
 if TYPE_CHECKING:
@@ -15,20 +16,17 @@ if TYPE_CHECKING:
     from ray_app.methods.transforms import Transform
 
 
-def decoded(read: Read) -> Read:
-    """Turn encoded images into pixels uint8 [h, w, c]; a row that is no image is rejected."""
-    column = read.batch.get("image")
-    if column is None or column.dtype != object:
-        return read
-    reasons: dict[int, str] = {}
-    pixels: list[Any] = []
-    for row, value in enumerate(column):
-        try:
-            pixels.append(_pixels(value))
-        except ValueError as error:
-            reasons[row] = str(error)
-    read = reject(read, reasons)
-    return Read({**read.batch, "image": stacked(pixels)}, read.rejected)
+def decoded(read: Read, at_least: tuple[int, int] | None = None) -> Read:
+    """Turn encoded images into pixels uint8 [h, w, c], and sounds into waveforms float32 [t] with their rate.
+
+    What is no image, or no sound, is rejected. Sounds are brought to the rate that the column `sample_rate`
+    says, if there is one, and keep their own otherwise; numbers become floats in -1..1.
+
+    Args:
+        read: Its columns `image` and `audio` hold files, or what was decoded already.
+        at_least: h, w: JPEGs may come smaller than they are, but not below this; see methods/_images.
+    """
+    return _heard(_seen(read, at_least))
 
 
 def numbered(read: Read, labels: Sequence[str], where: str) -> Read:
@@ -118,19 +116,74 @@ def _one_by_one(read: Read, name: str, transform: "Transform") -> Read:
     return Read(concat(good) if good else take(read.batch, slice(0)), rejected)
 
 
-def _pixels(value: Any) -> np.ndarray:
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return decode(bytes(value))
+def _seen(read: Read, at_least: tuple[int, int] | None) -> Read:
+    column = read.batch.get("image")
+    if column is None or column.dtype != object:
+        return read
+    reasons: dict[int, str] = {}
+    pixels: list[Any] = []
+    for row, value in enumerate(column):
+        try:
+            pixels.append(_pixels(value, at_least))
+        except ValueError as error:
+            reasons[row] = str(error)
+    read = reject(read, reasons)
+    return Read({**read.batch, "image": stacked(pixels)}, read.rejected)
+
+
+def _heard(read: Read) -> Read:
+    column = read.batch.get("audio")
+    if column is None:
+        return read
+    rates = read.batch.get("sample_rate")
+    reasons: dict[int, str] = {}
+    heard: list[tuple[np.ndarray, int]] = []
+    for row, value in enumerate(column):
+        try:
+            heard.append(_waveform(value, None if rates is None else rates[row]))
+        except ValueError as error:
+            reasons[row] = str(error)
+    read = reject(read, reasons)
+    batch = {**read.batch, "audio": objects([waveform for waveform, _ in heard])}
+    if all(rate for _, rate in heard):
+        batch["sample_rate"] = np.array([rate for _, rate in heard], dtype=np.int64)
+    return Read(batch, read.rejected)
+
+
+def _pixels(value: Any, at_least: tuple[int, int] | None) -> np.ndarray:
+    if (content := _content(value)) is not None:
+        return decode(content, at_least=at_least)
     if value is None:
         raise ValueError("no image")
-    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):  # Hugging Face's Image feature
-        return decode(value["bytes"])
     pixels = np.asarray(value)
     if pixels.dtype == object or pixels.ndim not in (2, 3):
         raise ValueError(
             f"no image: {type(value).__name__}; expected encoded bytes, or pixels [h, w] or [h, w, c]"
         )
+    if not pixels.size:
+        raise ValueError(f"image without a pixel, of shape {pixels.shape}")
     return pixels
+
+
+def _waveform(value: Any, rate: Any) -> tuple[np.ndarray, int]:
+    """Samples and rate; 0: nobody says it."""
+    if rate is not None and not (rate == rate and rate > 0):
+        raise ValueError(f"sample rate {rate!r}; expected a number of Hz above 0")
+    if (content := _content(value)) is not None:
+        return _sounds.decode(content, None if rate is None else int(rate))
+    if value is None:
+        raise ValueError("no sound")
+    samples = np.asarray(value)
+    if samples.dtype == object or samples.dtype.kind == "U":
+        raise ValueError(f"no sound: {type(value).__name__}; expected encoded bytes, or samples [t]")
+    return _sounds.mono(samples), int(rate or 0)
+
+
+def _content(value: Any) -> bytes | None:
+    """The bytes of a file, also as Hugging Face's features hold them; None: it is something else."""
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+        return bytes(value["bytes"])
+    return bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else None
 
 
 def _refused(value: Any, classes: int) -> str | None:
@@ -138,7 +191,7 @@ def _refused(value: Any, classes: int) -> str | None:
         return "no label"
     if isinstance(value, str):
         return f"label {value!r} is none of the {classes} in `labels`"
-    if not isinstance(value, (int, float)) or int(value) != value:
+    if not isinstance(value, (int, float)) or not -(2**63) <= value < 2**63 or int(value) != value:
         return f"label {value!r} is no class number"
     if value < 0 or (classes and value >= classes):
         return f"label {value} is none of the classes" + (f" 0..{classes - 1}" if classes else "")
