@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray_app.papers._language_models import packed, save, small_model, tokenizer_of, train
+from ray_app.papers._language_models import save, sequences_of, small_model, tokenizer_of, train
 
 
 def tiny_model(folder: Path, texts: Sequence[str], *, seed: int = 0, steps: int = 0) -> Path:
@@ -18,5 +18,5 @@ def tiny_model(folder: Path, texts: Sequence[str], *, seed: int = 0, steps: int 
     tokenizer = tokenizer_of(texts, vocabulary=300)
     net = small_model(tokenizer, dim=16, layers=2, heads=2, max_tokens=64, seed=seed)
     if steps:
-        train(net, packed(tokenizer, texts, 16), steps=steps, batch_size=4, lr=1e-2, seed=seed)
+        train(net, sequences_of(tokenizer, texts, 63), steps=steps, batch_size=4, lr=1e-2, seed=seed)
     return Path(save(net, tokenizer, folder / f"model-{seed}-{steps}"))

@@ -127,7 +127,7 @@ class CausalModel:
         with _wanted(self.net) as parameters, torch.enable_grad():
             loss = self._loss(sequence)
             found = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
-        return float(loss), dict(zip(parameters, found, strict=True))
+        return float(loss.detach()), dict(zip(parameters, found, strict=True))
 
     def stepped_loss(self, sequence: Sequence[int], lr: float) -> tuple[float, float]:
         """Return the loss of one sequence before and after one step of gradient descent on it alone.
