@@ -1,0 +1,180 @@
+"""Lasso sources: how many rows to draw from each source, by what a target's head is made of.
+
+    y_t = <x, B w_t> + noise,  t = 1..T;   W = [w_1 .. w_T],  w the target's head in the same basis
+    l1:      nu = argmin ||nu||_1 s.t. W nu = w;  n_t ~ |nu_t|
+             or argmin 1/2 ||W nu - w||^2 + lam max|W^T w| ||nu||_1
+    l2:      nu = argmin ||nu||_2 s.t. W nu = w;  n_t ~ nu_t^2
+    uniform: nu = 1;                              n_t ~ 1
+    n_t = max(s n_t, floor), with s such that the sum is the budget, rounded by largest remainders
+
+At most k sources have nu_t != 0 under l1, k being the width of the heads.
+
+Reference: Y. Wang, Y. Chen, K. Jamieson, S. Du, "Improved Active Multi-Task Representation Learning via
+    Lasso", ICML 2023, https://arxiv.org/abs/2306.02556; l2: Y. Chen, K. Jamieson, S. Du, "Active Multi-Task
+    Representation Learning", ICML 2022, https://arxiv.org/abs/2202.00911
+Departure: sums are the budget exactly, so that floors do not hand one rule more rows than another.
+Cost: fit one linear program or Lasso of k rows and T columns; fit_rows O(turns T d^2 k) for each step.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+import numpy as np
+
+from ray_app.errors import NotFittedError
+from ray_app.methods.selectors import SourceSelector
+from ray_app.methods.selectors._multitask import head_on, multitask
+
+
+class LassoSources(SourceSelector):
+    """Pre-training data for one task from many sources, when most of them have little to do with it.
+
+    Args:
+        norm: Of the relevance: `l1`, few sources; `l2`, all of them; `uniform`, no regard to the target.
+        lam: Strength of the Lasso relative to the least that would make all relevance zero, in 0..1; for
+            estimated heads; 0: the exact program, for heads that are known.
+        floor: Rows that each source gives at least.
+        rank: Width of the representation that `fit_rows` learns.
+        turns: How often `fit_rows` solves for both sides.
+    """
+
+    def __init__(
+        self,
+        *,
+        norm: Literal["l1", "l2", "uniform"] = "l1",
+        lam: float = 0.02,
+        floor: int = 12,
+        rank: int = 5,
+        turns: int = 12,
+    ) -> None:
+        if norm not in ("l1", "l2", "uniform"):
+            raise ValueError(f"lasso_sources: norm must be l1, l2 or uniform, got {norm!r}")
+        if not 0 <= lam < 1:
+            raise ValueError(f"lasso_sources: lam must be in 0..1, below 1, got {lam!r}; try 0.02")
+        if floor < 0:
+            raise ValueError(f"lasso_sources: floor must be >= 0 rows, got {floor!r}; try 12")
+        if rank < 1 or turns < 1:
+            raise ValueError(f"lasso_sources: rank and turns must be >= 1, got {rank!r} and {turns!r}")
+        self.norm = norm
+        self.lam = lam
+        self.floor = floor
+        self.rank = rank
+        self.turns = turns
+        self.relevance: np.ndarray | None = None
+        """float64 [t]: nu."""
+        self.basis: np.ndarray | None = None
+        """float64 [d, k]: what `fit_rows` learned; heads are in it."""
+        self.target: np.ndarray | None = None
+        """float64 [k]: the target's head."""
+
+    def fit(self, source_heads: np.ndarray, target_head: np.ndarray) -> Self:
+        """Learn the sources' relevance from heads in one basis.
+
+        Args:
+            source_heads: [k, t], a column for each source.
+            target_head: [k].
+
+        Raises:
+            ValueError: Shapes do not fit, or numbers are not finite.
+        """
+        heads = np.asarray(source_heads, dtype=np.float64)
+        target = np.asarray(target_head, dtype=np.float64)
+        if heads.ndim != 2 or target.shape != heads.shape[:1] or not heads.shape[1]:
+            raise ValueError(
+                f"lasso_sources: heads are {list(heads.shape)} and {list(target.shape)};"
+                " expected [k, t] and [k]"
+            )
+        if not (np.isfinite(heads).all() and np.isfinite(target).all()):
+            raise ValueError("lasso_sources: a head is not finite; drop its source, or fit it on more rows")
+        self.target = target
+        if self.norm == "uniform":
+            self.relevance = np.ones(heads.shape[1])
+        elif self.norm == "l2":
+            self.relevance = np.linalg.pinv(heads) @ target
+        else:
+            self.relevance = _exact(heads, target) if self.lam == 0 else _lasso(heads, target, self.lam)
+        return self
+
+    def fit_rows(
+        self, xs: Sequence[np.ndarray], ys: Sequence[np.ndarray], target_x: np.ndarray, target_y: np.ndarray
+    ) -> Self:
+        """Learn a shared representation from the sources' rows, the target's head on it, then the relevance.
+
+        Args:
+            xs: Inputs [n_t, d] of each source.
+            ys: Values [n_t].
+            target_x: The target's few inputs [n, d].
+            target_y: Their values [n].
+        """
+        self.basis, heads = multitask(xs, ys, self.rank, self.turns)
+        return self.fit(heads, head_on(target_x, target_y, self.basis))
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Return the target's value float64 [n] for inputs [n, d], after fit_rows.
+
+        Raises:
+            NotFittedError: There is no representation yet.
+        """
+        if self.basis is None or self.target is None:
+            raise NotFittedError("lasso_sources: no representation yet; call fit_rows()")
+        return x @ self.basis @ self.target
+
+    def allocate(self, budget: int) -> np.ndarray:
+        """Return int64 [t]: rows to draw from each source; they sum to the budget.
+
+        Raises:
+            NotFittedError: Nothing learned yet.
+            ValueError: The budget does not reach for the floors.
+        """
+        if self.relevance is None:
+            raise NotFittedError("lasso_sources: nothing learned yet; call fit() or fit_rows()")
+        count = len(self.relevance)
+        if budget < count * self.floor:
+            raise ValueError(
+                f"lasso_sources: {budget} rows for {count} sources of at least {self.floor} each; "
+                "raise the budget or lower floor"
+            )
+        wish = np.square(self.relevance) if self.norm == "l2" else np.abs(self.relevance)
+        return _apportioned(wish if wish.sum() > 0 else np.ones(count), budget, self.floor)
+
+
+def _exact(heads: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The relevance of least l1 norm that makes the target, as a linear program in nu = a - b; a, b >= 0."""
+    # Heavy, and only this norm needs it.
+    from scipy.optimize import linprog
+
+    count = heads.shape[1]
+    found = linprog(np.ones(2 * count), A_eq=np.hstack([heads, -heads]), b_eq=target, method="highs")
+    if not found.success:
+        raise ValueError(
+            f"lasso_sources: the sources' heads do not make the target's ({found.message}); give lam > 0"
+        )
+    return np.asarray(found.x[:count] - found.x[count:])
+
+
+def _lasso(heads: np.ndarray, target: np.ndarray, lam: float) -> np.ndarray:
+    from sklearn.linear_model import Lasso
+
+    zero = np.abs(heads.T @ target).max()
+    if zero == 0:
+        return np.zeros(heads.shape[1])
+    # scikit-learn divides the squares by the number of rows, which is k here.
+    model = Lasso(alpha=lam * zero / len(heads), fit_intercept=False, max_iter=50_000, tol=1e-6)
+    return np.asarray(model.fit(heads, target).coef_, dtype=np.float64)
+
+
+def _apportioned(wish: np.ndarray, budget: int, floor: int) -> np.ndarray:
+    """Whole numbers in proportion to wishes, none below the floor, that sum to the budget."""
+    low = np.zeros(len(wish), dtype=bool)
+    exact = np.full(len(wish), float(floor))
+    while not low.all() and wish[~low].sum() > 0:
+        exact[~low] = wish[~low] * (budget - floor * low.sum()) / wish[~low].sum()
+        below = ~low & (exact < floor)
+        if not below.any():
+            break
+        low |= below
+        exact[below] = floor
+    whole = np.floor(exact + 1e-9).astype(np.int64)
+    order = np.argsort(-(exact - whole), kind="stable")
+    whole[order[: budget - int(whole.sum())]] += 1
+    return whole
