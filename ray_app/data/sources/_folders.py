@@ -30,6 +30,8 @@ class Folders(Source):
     column: ClassVar[str]
     """Which column holds their bytes."""
     suffixes: ClassVar[tuple[str, ...]]
+    max_bytes = 2**28
+    """Larger files are rejected unread."""
 
     def __init__(self, *, path: str, classes: Sequence[str] | None = None) -> None:
         if not isinstance(path, str) or not path:
@@ -97,9 +99,9 @@ class Folders(Source):
 
     def _contents(self, files: Sequence[File]) -> list[bytes | DataError]:
         if Place(self.path).is_local:
-            return [_content(file) for file in files]
+            return [_content(file, self.max_bytes) for file in files]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return list(pool.map(_content, files))
+            return list(pool.map(lambda file: _content(file, self.max_bytes), files))
 
     @cached_property
     def _all(self) -> list[File]:
@@ -117,9 +119,11 @@ def _class(file: File) -> str:
     return file.name.partition("/")[0] if "/" in file.name else ""
 
 
-def _content(file: File) -> bytes | DataError:
+def _content(file: File, max_bytes: int) -> bytes | DataError:
     if file.place.is_local and file.size >= 0:
         file.check()
+    if file.size > max_bytes:
+        return DataError(f"file of {file.size:,} bytes; the limit is {max_bytes:,}")
     try:
         content = file.place.read_bytes()
     except DataError as error:

@@ -1,10 +1,15 @@
 """What every source promises, over all of them."""
 
+import bz2
+import gzip
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import soundfile
 
 from ray_app import registry
 from ray_app.data.sources import Source
@@ -19,8 +24,76 @@ class Noise(Endless):
         return {"tensor": rng.standard_normal(3).astype(np.float32), "label": int(rng.integers(2))}
 
 
-@pytest.fixture(params=["digits", "photo_patches", "wine", "parquet", "images", "generator"])
+TEXTS = [f"{'long ' * (i % 7 * 9)}row {i}{chr(228 + i)}" for i in range(29)]
+
+
+def jsonl() -> bytes:
+    lines = [json.dumps({"text": text, "label": i % 3, "x": i / 8}) for i, text in enumerate(TEXTS)]
+    return "\n".join([*lines[:7], "", "{broken", *lines[7:], '"text"']).encode()
+
+
+def write(path: Path, content: bytes) -> Path:
+    """Pack by suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix in (".gz", ".bz2"):
+        content = {".gz": gzip, ".bz2": bz2}[path.suffix].compress(content)  # type: ignore[attr-defined]
+    if path.suffix == ".zst":
+        content = pa.compress(content, "zstd", asbytes=True)
+    path.write_bytes(content)
+    return path
+
+
+def lined(folder: Path, kind: str) -> Source:
+    """A source of lines or paragraphs, over two files."""
+    name, _, variant = kind.partition("-")
+    options: dict[str, Any] = {"path": str(folder)}
+    if name == "jsonl":
+        suffix = f"jsonl.{variant}" if variant else "jsonl"
+        write(folder / "a" / f"x.{suffix}", jsonl())
+        write(folder / f"b.{suffix}", jsonl() + b"\r\n")
+    elif name == "csv":
+        rows = [f'"{text}",{i},{i / 4}' for i, text in enumerate(TEXTS)]
+        if variant == "multiline":
+            options["multiline"] = True
+            rows = [row.replace("long ", 'long\n""', 3) for row in rows]
+        for file in ("a.csv", "b.csv"):
+            write(folder / file, "\r\n".join(["text,label,x", *rows[:20], "too,few", *rows[20:]]).encode())
+    else:
+        options["by"] = variant
+        glue = "\n\n" if variant == "paragraph" else "\n"
+        parts = [text.replace("long ", "long\n", 2) if variant == "paragraph" else text for text in TEXTS]
+        write(folder / "a.txt", f"\n{glue.join(parts)}{glue}\n".encode())
+        write(folder / "b.txt", glue.join(parts).encode() + b"\xff")
+    return registry.build("sources", name, options)
+
+
+LINED = [
+    *["jsonl", "jsonl-gz", "jsonl-zst", "jsonl-bz2", "csv", "csv-multiline"],
+    *["text-line", "text-paragraph"],
+]
+
+
+@pytest.fixture(
+    params=[
+        *["digits", "photo_patches", "wine", "parquet", "images", "generator", "audio", "text", "docstrings"],
+        *LINED,
+    ]
+)
 def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
+    if request.param in LINED:
+        return lined(tmp_path / "lines", request.param)
+    if request.param == "audio":
+        for i in range(9):
+            path = tmp_path / "audio" / "ab"[i % 2] / f"{i}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, np.full(50 + i, i / 16), 8000)
+        return registry.build("sources", "audio", {"path": str(tmp_path / "audio"), "sample_rate": 4000})
+    if request.param == "text":
+        for i, text in enumerate(TEXTS):
+            write(tmp_path / "text" / f"{i}.txt", text.encode("latin-1" if i == 3 else "utf-8"))
+        return registry.build("sources", "text", {"path": str(tmp_path / "text")})
+    if request.param == "docstrings":
+        return registry.build("sources", "docstrings", {"packages": ["json", "wave"], "min_chars": 1})
     if request.param == "parquet":
         table(tmp_path / "x" / "a.parquet", 11)
         table(tmp_path / "x" / "deep" / "b.parquet", 7, group=100)
@@ -41,15 +114,22 @@ def rows(source: Source, size: int) -> list[tuple[Any, ...]]:
     out: list[tuple[Any, ...]] = []
     for unit in source.units(size):
         read = source.read(unit)
-        assert len(read.batch["row_id"]) + len(read.rejected) == len(unit)
-        columns = [[np.asarray(value).tobytes() for value in column] for column in read.batch.values()]
+        if unit.rows is None:
+            assert len(read.batch["row_id"]) + len(read.rejected) == len(unit)
+        columns = [[plain(value) for value in column] for column in read.batch.values()]
         out += zip(*columns, strict=True)
-    return out
+        out += [(bad.row_id, bad.reason) for bad in read.rejected]
+    return sorted(out, key=lambda row: str(row[0]))
 
 
-def test_rows_are_the_same_for_every_size_of_unit(source: Source) -> None:
+def plain(value: Any) -> Any:
+    return (str(value.dtype), value.tobytes()) if isinstance(value, np.ndarray | np.generic) else value
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_rows_are_the_same_for_every_size_of_unit(source: Source, size: int) -> None:
     whole = rows(source, 10_000)
-    assert rows(source, 5) == whole
+    assert rows(source, size) == whole
     ids = [source.read(unit).batch["row_id"].tolist() for unit in source.units(10_000)]
     flat = [row for part in ids for row in part]
     assert len(set(flat)) == len(flat)
@@ -61,6 +141,7 @@ def test_units_are_unique_and_deterministic_and_fit_for_file_names(source: Sourc
     assert len({unit.id for unit in units}) == len(units)
     assert source.units(4) == units
     assert all(0 < len(unit) <= 4 for unit in units)
+    assert len(units) > 1
     assert all("/" not in unit.id and len(unit.id) < 128 for unit in units)
 
 
@@ -71,7 +152,7 @@ def test_columns_are_known_before_anything_is_read(source: Source) -> None:
 
 def test_streaming_any_units_in_any_order_equals_reading_them_alone(source: Source) -> None:
     units = source.units(3)
-    chosen = [*units[2:6], *units[:2], *units[7:8]]
+    chosen = [*units[2:6], *units[:2], *units[3:4], *units[7:8]]
     for (unit, streamed), expected in zip(source.stream(chosen), chosen, strict=True):
         assert unit == expected
         alone = source.read(unit)
