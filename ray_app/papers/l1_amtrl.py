@@ -170,9 +170,11 @@ def _ratio(
     details: dict[str, float] | None = None,
 ) -> Outcome:
     """A claim on mean risks, of which lower is better, as their ratio."""
-    return stays(
-        claim, [one / float(np.mean(theirs)) for one in ours], most=most, seeds=seeds, details=details
-    )
+    a, b = np.array(ours), np.array(theirs)
+    ratio = a.mean() / b.mean()
+    # Their mean is the ratio of means; their spread, what seeds that are hard for both leave of it.
+    each = ratio + (a - ratio * b) / b.mean()
+    return stays(claim, each.tolist(), most=most, seeds=seeds, details=details)
 
 
 def _medians(claim: str, ours: list[float], theirs: list[float], seeds: Sequence[int]) -> Outcome:
