@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.parquet as pq
 
+from ray_app import registry
 from ray_app.data.dataset import open_dataset
+from ray_app.methods.selectors import View
 from ray_app.papers._rows import choose
 from ray_app.papers.run import reference_folder
 from ray_app.spec import Method
@@ -52,6 +54,36 @@ def sources(
     """Return distinct pieces of source code; see docstrings."""
     found = _read("sources", tuple(packages), tuple(modules) if modules else None, min_chars, max_chars)
     return _drawn(found, limit, seed)
+
+
+def language_reference(max_chars: int = 600) -> "Batch":
+    """Return `text` of Python's own language reference, by paragraphs put together up to a length."""
+    from pydoc_data.topics import topics
+
+    pieces: list[str] = []
+    for _, topic in sorted(topics.items()):
+        piece = ""
+        for paragraph in topic.split("\n\n"):
+            if piece and len(piece) + len(paragraph) > max_chars:
+                pieces.append(piece[:max_chars])
+                piece = ""
+            piece = f"{piece}\n\n{paragraph}".strip("\n")
+        pieces.append(piece[:max_chars])
+    return _distinct({"text": np.array(pieces, dtype=object)})
+
+
+def without_near_duplicates(batch: "Batch", threshold: float = 0.5) -> "Batch":
+    """Return the rows without those that share most of their runs of three words with another one.
+
+    Args:
+        batch: With the column `text`.
+        threshold: Share of common runs from which on one of two rows is left out.
+    """
+    selector = registry.build("selectors", "near_duplicates", {"threshold": threshold})
+    ids = np.array([str(row) for row in range(len(batch["text"]))], dtype=object)
+    view = View(row_ids=ids, texts=batch["text"])
+    kept = selector.select(view, np.inf, np.random.default_rng(0)).indices
+    return choose(batch, np.sort(kept))
 
 
 def reference(

@@ -34,13 +34,16 @@ def test_interval_agrees_with_the_bootstrap() -> None:
 
 
 @pytest.mark.parametrize("fpr", [0.001, 0.01, 0.1, 0.5])
-def test_tpr_is_the_best_that_any_threshold_gives(fpr: float) -> None:
+@pytest.mark.parametrize("noisy", [0.0, 0.01])
+def test_tpr_is_the_best_that_any_threshold_gives(fpr: float, noisy: float) -> None:
+    noise = np.random.default_rng(2).normal(scale=noisy, size=900)
+    inside, outside = INSIDE + noise[:400], OUTSIDE + noise[400:]
     best = max(
-        (threshold < INSIDE).mean()
-        for threshold in [*INSIDE, *OUTSIDE]
-        if (threshold < OUTSIDE).mean() <= fpr
+        (threshold < inside).mean()
+        for threshold in [*inside, *outside]
+        if (threshold < outside).mean() <= fpr
     )
-    assert Leakage(fpr=[fpr]).report(INSIDE, OUTSIDE)[f"tpr_at_fpr_{fpr:g}"] == pytest.approx(best)
+    assert Leakage(fpr=[fpr]).report(inside, outside)[f"tpr_at_fpr_{fpr:g}"] == pytest.approx(best)
 
 
 def test_extremes() -> None:
@@ -56,17 +59,23 @@ def test_extremes() -> None:
 
 
 def test_a_model_that_knows_its_rows_by_heart_gives_them_away(tmp_path: Path) -> None:
-    texts = [
-        f"{name} lives in house number {i * 37} by the {sea} sea"
-        for i, (name, sea) in enumerate([("Ada", "white"), ("Bo", "black"), ("Cy", "red"), ("Di", "north")])
+    who = [
+        ("Ada", "white"),
+        ("Bo", "black"),
+        ("Cy", "red"),
+        ("Di", "north"),
+        ("Ed", "dead"),
+        ("Flo", "yellow"),
     ]
-    base, tuned = tiny_model(tmp_path, texts), tiny_model(tmp_path, texts, steps=150)
-    sizes = {"prefix_tokens": 4, "suffix_tokens": 6, "samples": 10}
-    report = Leakage().extraction(texts, model=str(tuned), base=str(base), **sizes)
-    assert report == {"extraction_rate": pytest.approx(1, abs=0.3), "rows": 4}
-    nothing = Leakage().extraction(texts, model=str(base), base=str(tuned), **sizes)
-    assert nothing["extraction_rate"] == 0
-    again = Leakage().extraction(texts, model=str(tuned), base=str(base), **sizes)
-    assert again == report
-    with pytest.raises(ValueError, match="none of 4 rows has 58 tokens"):
-        Leakage().extraction(texts, model=str(tuned), base=str(base), prefix_tokens=50, suffix_tokens=8)
+    texts = [f"{name} lives in house number {i * 37} by the {sea} sea" for i, (name, sea) in enumerate(who)]
+    base, tuned = str(tiny_model(tmp_path, texts)), str(tiny_model(tmp_path, texts, steps=150))
+    sizes = {"prefix_tokens": 4, "suffix_tokens": 6}
+    once = Leakage().extraction(texts, model=tuned, base=base, samples=1, **sizes)
+    best = Leakage().extraction(texts, model=tuned, base=base, samples=30, **sizes)
+    assert best["rows"] == 6
+    # Single draws go wrong now and then; of thirty, the base helps to find the right one.
+    assert best["extraction_rate"] > max(0.6, once["extraction_rate"])
+    assert Leakage().extraction(texts, model=tuned, base=base, samples=30, **sizes) == best
+    assert Leakage().extraction(texts, model=base, base=tuned, samples=5, **sizes)["extraction_rate"] == 0
+    with pytest.raises(ValueError, match="none of 6 rows has 58 tokens"):
+        Leakage().extraction(texts, model=tuned, base=base, prefix_tokens=50, suffix_tokens=8)
