@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +112,17 @@ def ranges(name: str, rows: int, rows_per_unit: int, fingerprint: str, path: str
         for start in range(0, rows, rows_per_unit)
         for stop in [min(start + rows_per_unit, rows)]
     ]
+
+
+def runs(units: Sequence[Unit], goes_on: Callable[[Unit, Unit], bool]) -> list[list[Unit]]:
+    """Group units that are read in one go: of one path, each going on from the one before."""
+    found: list[list[Unit]] = []
+    for unit in units:
+        if found and found[-1][-1].path == unit.path and goes_on(found[-1][-1], unit):
+            found[-1].append(unit)
+        else:
+            found.append([unit])
+    return found
 
 
 def unit_id(name: str, start: int, stop: int) -> str:

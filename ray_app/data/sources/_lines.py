@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, ClassVar
 
 from ray_app.data.arrow import objects
-from ray_app.data.sources import Read, Rejected, Source, Unit, digest, unit_id
+from ray_app.data.sources import Read, Rejected, Source, Unit, digest, runs, unit_id
 from ray_app.data.sources._files import File, find, fingerprint
 from ray_app.data.sources._records import BLOCK, COMPRESSED, Joiner, Record, blocks, is_compressed, lines
 from ray_app.errors import DataError
@@ -88,14 +88,7 @@ class Lines(Source):
 
     def stream(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Read]]:
         """Read units; those of one file that follow each other cost one reading of it."""
-        runs: list[list[Unit]] = []
-        for unit in units:
-            last = runs[-1][-1] if runs else None
-            if last is not None and last.path == unit.path and self._goes_on(last, unit):
-                runs[-1].append(unit)
-            else:
-                runs.append([unit])
-        for run in runs:
+        for run in runs(units, self._goes_on):
             yield from self._run(self._file(run[0].path), run)
 
     @abstractmethod

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_app.data.arrow import nulls, to_batch
-from ray_app.data.sources import Read, Rejected, Source, Unit, digest, ranges
+from ray_app.data.sources import Read, Rejected, Source, Unit, digest, ranges, runs
 from ray_app.data.sources._files import File, find, fingerprint
 from ray_app.errors import DataError
 from ray_app.storage import Place
@@ -113,13 +113,7 @@ class Parquet(Source):
 
     def stream(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Read]]:
         """Read units; those of one file that follow each other decode it once."""
-        runs: list[list[Unit]] = []
-        for unit in units:
-            if runs and runs[-1][-1].path == unit.path and runs[-1][-1].stop == unit.start:
-                runs[-1].append(unit)
-            else:
-                runs.append([unit])
-        for run in runs:
+        for run in runs(units, lambda last, unit: last.stop == unit.start):
             file = next((file for file in self.files if file.name == run[0].path), None)
             if file is None:
                 raise DataError(f"{self.path}: {run[0].path} is gone since the run was planned; run it again")

@@ -2,7 +2,9 @@
 
 import bz2
 import gzip
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +73,36 @@ LINED = [
     *["jsonl", "jsonl-gz", "jsonl-zst", "jsonl-bz2", "csv", "csv-multiline"],
     *["text-line", "text-paragraph"],
 ]
+TARS = ["webdataset-tar", "webdataset-tar.gz", "webdataset-tgz"]
+
+
+def tars(folder: Path, suffix: str) -> Source:
+    """A source of two archives."""
+    folder.mkdir()
+    for name in ("a", "b"):
+        with tarfile.open(folder / f"{name}.{suffix}", "w" if suffix == "tar" else "w:gz") as archive:
+            for i, text in enumerate(TEXTS):
+                members = {"txt": text.encode(), "cls": str(i % 3).encode(), "json": b'{"x": %d}' % i}
+                for extension, content in {**members, "meta": b"unknown"}.items():
+                    if (i, extension) != (4, "cls"):
+                        member = tarfile.TarInfo(f"{name}/{i:03d}.{extension}")
+                        member.size = len(content)
+                        archive.addfile(member, io.BytesIO(content))
+    return registry.build("sources", "webdataset", {"path": str(folder)})
 
 
 @pytest.fixture(
     params=[
         *["digits", "photo_patches", "wine", "parquet", "images", "generator", "audio", "text", "docstrings"],
         *LINED,
+        *TARS,
     ]
 )
 def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
     if request.param in LINED:
         return lined(tmp_path / "lines", request.param)
+    if request.param in TARS:
+        return tars(tmp_path / "tars", request.param.partition("-")[2])
     if request.param == "audio":
         for i in range(9):
             path = tmp_path / "audio" / "ab"[i % 2] / f"{i}.wav"
