@@ -1,10 +1,8 @@
-"""What text transforms share: one text at a time, its words, and model tokens where a tokenizer is given."""
+"""What text transforms share: one text at a time, each with its own source of chance."""
 
 import hashlib
-import re
 from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +11,6 @@ from ray_app.methods.transforms import Transform
 
 if TYPE_CHECKING:
     from ray_app.methods import Batch
-
-# Words, with apostrophes inside them, and single marks.
-TOKEN = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
 
 
 class TextTransform(Transform):
@@ -68,32 +63,3 @@ def seeded(who: str, seed: int, row_id: str) -> np.random.Generator:
     """Return a row's own source of chance, the same on every machine."""
     digest = hashlib.blake2b(f"{who}\0{seed}\0{row_id}".encode(), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "little"))
-
-
-class ModelTokens:
-    """A model's tokens in a text, from its `tokenizer.json`.
-
-    Args:
-        path: The file, or the folder that holds it.
-        who: The method's name, for errors.
-    """
-
-    def __init__(self, path: str, who: str) -> None:
-        # Rust, without torch; only who counts model tokens needs it.
-        from tokenizers import Tokenizer
-
-        file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
-        try:
-            self._tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
-        # The library raises plain Exception where the content is wrong.
-        except Exception as error:
-            raise ValueError(
-                f"{who}: tokenizer {path!r} cannot be read ({error}); give a tokenizer.json or its folder"
-            ) from error
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-
-    def spans(self, text: str) -> list[tuple[int, int]]:
-        """Return where each token begins and ends, in characters; special tokens are left out."""
-        offsets: list[tuple[int, int]] = self._tokenizer.encode(text, add_special_tokens=False).offsets
-        return offsets

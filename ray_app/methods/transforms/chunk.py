@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
+from ray_app.methods._words import ModelTokens
 from ray_app.methods.transforms import Transform
-from ray_app.methods.transforms._text import ModelTokens, row_name, text_of
+from ray_app.methods.transforms._text import row_name, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from ray_app.methods.transforms._text import TOKEN, ModelTokens, TextTransform
+from ray_app.methods._words import TOKEN, ModelTokens, english_stopwords
+from ray_app.methods.transforms._text import TextTransform
 
 
 class Shorten(TextTransform):
@@ -130,10 +131,7 @@ def _stopwords(given: Literal["english"] | Sequence[str] | None) -> set[str]:
     if given is None:
         return set()
     if given == "english":
-        # Heavy, and only this list is needed of it.
-        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-        return set(ENGLISH_STOP_WORDS)
+        return set(english_stopwords())
     if isinstance(given, str):
         raise ValueError(f"shorten: stopwords must be english or a list of words, got {given!r}")
     return {word.casefold() for word in given}
