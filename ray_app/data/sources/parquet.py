@@ -96,7 +96,7 @@ class Parquet(Source):
 
     def units(self, rows_per_unit: int) -> list[Unit]:
         """Divide the rows that the footers count."""
-        return [
+        found = [
             replace(unit, path=file.name)
             for file in self.files
             for unit in ranges(
@@ -106,6 +106,9 @@ class Parquet(Source):
                 digest(self._chosen, fingerprint(file)),
             )
         ]
+        if not found:
+            raise DataError(f"{self.path}: holds no rows; check the path")
+        return found
 
     def read(self, unit: Unit) -> Read:
         """Return a unit's rows."""
@@ -117,7 +120,7 @@ class Parquet(Source):
             file = next((file for file in self.files if file.name == run[0].path), None)
             if file is None:
                 raise DataError(f"{self.path}: {run[0].path} is gone since the run was planned; run it again")
-            tables = _pieces(file.place, self.schema.names, run[0].start)
+            tables = _pieces(file.place, self.schema, run[0].start)
             rest: pa.Table | None = None
             for unit in run:
                 table, rest = _fill(rest, tables, len(unit), file, unit)
@@ -130,8 +133,10 @@ class Parquet(Source):
             if "row_id" in table.column_names
             else np.array([f"{file.name}#{index}" for index in range(unit.start, unit.stop)], dtype=object)
         )
-        bad = nulls(table, whole)
-        rejected = [Rejected(row_ids[row], _missing(table, whole, int(row))) for row in np.flatnonzero(bad)]
+        reasons = {int(row): _missing(table, whole, int(row)) for row in np.flatnonzero(nulls(table, whole))}
+        reasons |= _undecodable(table)
+        bad = np.isin(np.arange(table.num_rows), list(reasons))
+        rejected = [Rejected(row_ids[row], reasons[row]) for row in sorted(reasons)]
         if bad.any():
             table = table.filter(pa.array(~bad))
         batch = to_batch(table.drop_columns(["row_id"]) if "row_id" in table.column_names else table)
@@ -145,24 +150,67 @@ def _open(place: Place) -> Any:
         raise DataError(f"{place}: not readable as Parquet ({str(error).splitlines()[0]})") from error
 
 
-def _pieces(place: Place, columns: Sequence[str], start: int) -> Iterator[pa.Table]:
+def _pieces(place: Place, schema: pa.Schema, start: int) -> Iterator[pa.Table]:
     """Tables from row `start` on, each small; row groups before it are not decoded."""
     file = _open(place)
+    _check_schema(place, file.schema_arrow, schema)
     skip, groups = start, list(range(file.metadata.num_row_groups))
     while groups and skip >= (rows := file.metadata.row_group(groups[0]).num_rows):
         skip -= rows
         groups.pop(0)
     try:
-        for record in file.iter_batches(batch_size=_STEP, row_groups=groups, columns=list(columns)):
+        for record in file.iter_batches(batch_size=_STEP, row_groups=groups, columns=schema.names):
             if skip >= record.num_rows:
                 skip -= record.num_rows
                 continue
-            yield pa.Table.from_batches([record.slice(skip)])
+            yield pa.Table.from_batches([record.slice(skip)]).select(schema.names).cast(schema)
             skip = 0
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{place}: damaged after its footer was read ({str(error).splitlines()[0]})"
         ) from error
+
+
+def _check_schema(place: Place, found: pa.Schema, expected: pa.Schema) -> None:
+    """Refuse a file whose columns are not the first one's: a dataset's column has one type."""
+    for field in expected:
+        if field.name not in found.names:
+            raise DataError(
+                f"{place}: has no column {field.name!r}, which the first file has"
+                f" (columns: {', '.join(found.names)}); read them apart, or choose `columns`"
+            )
+        kind = found.field(field.name).type
+        if kind != field.type and not _widens(kind, field.type):
+            raise DataError(
+                f"{place}: its column {field.name!r} is {kind}, the first file's is {field.type};"
+                " read them apart, or choose `columns`"
+            )
+
+
+def _widens(kind: pa.DataType, other: pa.DataType) -> bool:
+    # An int32 is an int64 too; what may lose a digit is refused. The file's strings may be large or not.
+    if pa.types.is_primitive(kind) and pa.types.is_primitive(other):
+        return bool(np.can_cast(kind.to_pandas_dtype(), other.to_pandas_dtype(), "safe"))
+    texts = {pa.string(), pa.large_string()}
+    return {kind, other} <= texts or {kind, other} <= {pa.binary(), pa.large_binary()}
+
+
+def _undecodable(table: pa.Table) -> dict[int, str]:
+    """Rows with a text that is no UTF-8: Arrow believes what the file says."""
+    reasons: dict[int, str] = {}
+    for name in table.column_names:
+        column = table.column(name)
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            continue
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            for row, value in enumerate(column.cast(pa.large_binary()).to_pylist()):
+                try:
+                    _ = value is None or value.decode()
+                except UnicodeDecodeError as error:
+                    reasons[row] = f"{name}: not UTF-8 (byte {value[error.start]:#04x} at {error.start})"
+    return reasons
 
 
 def _fill(

@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -122,6 +123,26 @@ def test_rows_without_a_number_where_one_must_be_are_rejected(tmp_path: Path) ->
     assert read.batch["label"].tolist() == [1, 3]
     assert read.batch["text"].tolist() == ["a", None]
     assert [(bad.row_id, bad.reason) for bad in read.rejected] == [("a.parquet#1", "no value in label")]
+
+
+def test_a_file_with_other_columns_than_the_first_is_refused_and_a_narrower_number_widened(
+    tmp_path: Path,
+) -> None:
+    pq.write_table(pa.table({"n": [1, 2], "text": ["a", "b"]}), tmp_path / "a.parquet")
+    narrow = {"text": pa.array(["c"], pa.large_string()), "n": pa.array([3], pa.int32())}
+    pq.write_table(pa.table(narrow), tmp_path / "b.parquet")
+    source = Parquet(path=str(tmp_path))
+    reads = [read.batch for _, read in source.stream(source.units(9))]
+    assert [batch["n"].dtype for batch in reads] == [np.int64, np.int64]
+    assert [value for batch in reads for value in batch["text"]] == ["a", "b", "c"]
+    for other, message in [
+        ({"n": [1.5], "text": ["d"]}, "'n' is double"),
+        ({"n": [4]}, "has no column 'text'"),
+    ]:
+        pq.write_table(pa.table(other), tmp_path / "c.parquet")
+        source = Parquet(path=str(tmp_path))
+        with pytest.raises(DataError, match=message):
+            list(source.stream(source.units(9)))
 
 
 def test_images_take_folders_for_classes(tmp_path: Path) -> None:
