@@ -134,12 +134,16 @@ def methods(
 @data_app.command("build")
 def data_build(
     spec: Annotated[Path, typer.Argument(help="A dataset's YAML file.")],
-    out: Out = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", help="Folder, or URL in a store; default: runs/<name>.", show_default=False),
+    ] = None,
     address: Address = None,
     settings: Settings = None,
     force: Annotated[
         bool, typer.Option("--force", help="Delete what an older spec built there first.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Stream a dataset into Parquet: every row once, also when it is killed and run again."""
     from ray_app.data.build import build
@@ -147,21 +151,79 @@ def data_build(
     from ray_app.spec.dataset import DatasetSpec
 
     checked = load(spec, DatasetSpec, _overrides(settings))
-    folder = out or Path("runs") / checked.name
+    folder = out or str(Path("runs") / checked.name)
     # It connects to Ray itself, and only where there are rows enough.
-    result = build(checked, folder, reporter=_reporter(), force=force, address=address)
-    _print(str(result))
+    result = build(checked, folder, reporter=_reporter(quiet=as_json), force=force, address=address)
+    report = None
+    if result.accounts is not None:
+        from ray_app.data.report import summary, write_report
+
+        report = write_report(result, checked)
+        if not as_json:
+            _table(["", ""], summary(result.accounts))
+    if as_json:
+        _print(json.dumps(result.record()))
+        return
+    _print(str(result) + (f"\nreport: {report}" if report is not None else ""))
+
+
+Which = Annotated[str, typer.Argument(help="A dataset's YAML file, or the folder of a built one.")]
 
 
 @data_app.command("show")
 def data_show(
-    spec: Annotated[Path, typer.Argument(help="A dataset's YAML file, or the folder of a built one.")],
+    spec: Which,
     rows: Annotated[int, typer.Option("--rows", min=1, max=1000, help="How many rows to print.")] = 5,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Also write them to a page, pictures included.", show_default=False),
+    ] = None,
 ) -> None:
     """Print a dataset's columns, splits and first rows."""
-    from ray_app.data.show import show
+    from ray_app.data.show import show, show_page
 
     _print(show(spec, rows))
+    if html is not None:
+        _print(f"page: {_relative(show_page(spec, html, rows))}")
+
+
+@data_app.command("stats")
+def data_stats(
+    spec: Which,
+    split: Annotated[str | None, typer.Option("--split", help="Only these rows.", show_default=False)] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Also write a page with histograms.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Summarize each column: counts, ranges, quantiles, frequent values; histograms of scores."""
+    from ray_app.data.stats import records, stats_page, summarize, table
+
+    columns = summarize(spec, split)
+    if html is not None:
+        stats_page(spec, columns, html)
+    if as_json:
+        _print(json.dumps(records(columns)))
+        return
+    _table(*table(columns))
+    if html is not None:
+        _print(f"page: {_relative(html.absolute())}")
+
+
+@data_app.command("diff")
+def data_diff(
+    a: Which,
+    b: Which,
+    as_json: Json = False,
+) -> None:
+    """Compare two datasets: rows that only one has, values that changed. Status 1 where they differ."""
+    from ray_app.data.diff import diff
+
+    difference = diff(a, b)
+    _print(json.dumps(difference.record()) if as_json else str(difference))
+    if not difference.same:
+        raise typer.Exit(1)
 
 
 @app.command()

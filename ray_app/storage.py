@@ -203,6 +203,28 @@ class Place:
                     temporary.remove()
                 raise
 
+    def write_first(self, content: bytes) -> bytes:
+        """Write a file unless it is there, and return what is there now: of several writers, the first wins.
+
+        In an object store two that write within the same moment may each believe to be the first.
+
+        Raises:
+            DataError: It cannot be written.
+        """
+        if self.is_local:
+            temporary = self.parent / f"{HIDDEN}{uuid.uuid4().hex}"
+            with _in_one_line(self.uri, "written"):
+                _write_synced(temporary.path, content)
+                try:
+                    os.link(temporary.path, self.path)
+                except FileExistsError:
+                    pass
+                finally:
+                    temporary.remove()
+        elif not self.exists():
+            self.write_bytes(content)
+        return self.read_bytes()
+
     def remove(self) -> None:
         """Delete a file; nothing happens where there is none.
 

@@ -41,6 +41,13 @@ def test_overwriting_leaves_one_whole_file_and_no_temporary_one(folder: Place) -
     assert not [found.name for found in folder.walk() if HIDDEN in found.name]
 
 
+def test_of_several_writers_the_first_wins(folder: Place) -> None:
+    place = folder / "which.json"
+    assert place.write_first(b"first") == b"first"
+    assert place.write_first(b"second") == b"first"
+    assert [found.name for found in folder.walk()] == ["which.json"]
+
+
 def test_a_path_is_made_absolute_and_variables_are_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,10 +3,12 @@
 bool, numbers [n]                  the Arrow type of the same name
 numbers [n, …] of one shape        fixed-size list; the shape is in the field's metadata
 objects: str, bytes                string, binary
+objects: arrays [t] of one type    list
 objects: arrays of unequal shapes  struct {data: list, shape: list}
 """
 
 import json
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,6 +114,10 @@ def _to_arrow(column: np.ndarray) -> tuple[pa.Array, dict[bytes, bytes] | None]:
 
 def _objects_to_arrow(column: np.ndarray) -> pa.Array:
     first = next((value for value in column if value is not None), None)
+    if _are_vectors(column):
+        offsets = np.concatenate([[0], np.cumsum([len(value) for value in column])])
+        # Large: a unit of waveforms may have more values than 32 bits count.
+        return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(np.concatenate(column)))
     if isinstance(first, np.ndarray):
         item = pa.array(first.reshape(-1)[:0]).type
         rows = [
@@ -122,6 +128,13 @@ def _objects_to_arrow(column: np.ndarray) -> pa.Array:
         ]
         return pa.array(rows, pa.struct([("data", pa.list_(item)), ("shape", pa.list_(pa.int32()))]))
     return pa.array(column.tolist(), pa.string() if first is None else None)
+
+
+def _are_vectors(column: np.ndarray) -> bool:
+    first = column[0] if len(column) else None
+    return isinstance(first, np.ndarray) and all(
+        isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype == first.dtype for value in column
+    )
 
 
 def _to_numpy(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:
@@ -137,9 +150,7 @@ def _to_numpy(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:
         )
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         if pa.types.is_primitive(kind.value_type):
-            return objects(
-                [None if row.as_py() is None else row.values.to_numpy(zero_copy_only=False) for row in column]
-            )
+            return objects([row for chunk in column.chunks for row in _vectors(chunk)])
         return objects(column.to_pylist())
     if pa.types.is_dictionary(kind):
         return _to_numpy(column.cast(kind.value_type), field)
@@ -150,6 +161,16 @@ def _to_numpy(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:
     if pa.types.is_floating(kind):
         return column.to_numpy()
     return objects(column.to_pylist())
+
+
+def _vectors(chunk: Any) -> list[np.ndarray | None]:
+    """Views of a list array's rows."""
+    offsets = chunk.offsets.to_numpy()
+    values = chunk.values.to_numpy(zero_copy_only=False)
+    rows: list[np.ndarray | None] = [values[start:stop] for start, stop in pairwise(offsets.tolist())]
+    for row in np.flatnonzero(chunk.is_null().to_numpy(zero_copy_only=False)) if chunk.null_count else []:
+        rows[row] = None
+    return rows
 
 
 def _fixed(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:

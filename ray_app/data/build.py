@@ -1,9 +1,10 @@
 """Build a dataset: stream rows through the stages into Parquet, each once, whatever is killed on the way."""
 
 import json
-import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,26 @@ from typing import Any
 from pydantic import ValidationError
 
 from ray_app import __version__
+from ray_app.data import chain
+from ray_app.data.accounts import Accounts
 from ray_app.data.dataset import RUNTIME, Dataset, RejectLimit, open_dataset
-from ray_app.data.ledger import MANIFEST, PLAN, Ledger, write_bytes, write_json
+from ray_app.data.learned import fit_scorers, learner, read_by_selectors
+from ray_app.data.lease import FILE as LEASE
+from ray_app.data.lease import leased
+from ray_app.data.ledger import MANIFEST, PARTS, PLAN, SCORED, Ledger, footer_of, read_part, write_json
 from ray_app.data.payload import Done
+from ray_app.data.selected import Each, Here, Part
+from ray_app.data.selecting import Chosen, select
 from ray_app.data.sources import Source, Unit, digest
-from ray_app.data.stages import Encode, EncodePlan, Reading, Writing, learner
+from ray_app.data.stages import COMPUTED, Encode, EncodePlan, Reading, Writing, is_heavy
 from ray_app.errors import DataError
 from ray_app.progress import Reporter, Silent
-from ray_app.spec.dataset import FIT, DatasetSpec, score_of
+from ray_app.spec.dataset import DatasetSpec, fit_of, score_of
+from ray_app.storage import HIDDEN, Place
 
 SCHEMA_VERSION = 1
+# How often the counts of finished units are written down, for a run that resumes.
+_NOTE_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -28,25 +39,45 @@ class BuildResult:
     """What a build made."""
 
     name: str
-    folder: Path
+    folder: Place
     fingerprint: str
     rows: int
     rejected: int
     units: int
     resumed: int
     """Units that an earlier run had finished; their input was not read again."""
+    chosen: tuple[Chosen, ...] = ()
+    """What each selector left."""
+    accounts: Accounts | None = field(default=None, compare=False)
+    """What the run took; None: there was nothing to do."""
+
+    def record(self) -> dict[str, Any]:
+        """Return it for machines."""
+        run = self.accounts
+        return {
+            "name": self.name,
+            "folder": str(self.folder),
+            "fingerprint": self.fingerprint,
+            "rows": self.rows,
+            "rejected": self.rejected,
+            "units": self.units,
+            "resumed": self.resumed,
+            "selectors": [asdict(one) for one in self.chosen],
+            **({} if run is None else {"run": run.record()}),
+        }
 
     def __str__(self) -> str:
         """Say it in a line."""
         parts = [f"{self.folder}: {self.rows:,} rows in {self.units:,} units"]
         parts += [f"{self.rejected:,} rejected (see {self.folder / 'rejected'})"] if self.rejected else []
         parts += [f"{self.resumed:,} units were there already"] if self.resumed else []
+        parts += [f"{one.name} left {one.rows_after:,} of {one.rows_before:,}" for one in self.chosen]
         return ", ".join(parts)
 
 
 def build(
     what: DatasetSpec | str | Path,
-    out: str | Path,
+    out: str | Path | Place,
     *,
     reporter: Reporter | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -57,7 +88,8 @@ def build(
 
     Args:
         what: A spec or a YAML file.
-        out: The folder; it can be opened as a dataset, or named as a `parent`, when it is finished.
+        out: The folder, on a disk or in a store; it can be opened as a dataset, or named as a `parent`, when
+            it is finished.
         reporter: Where progress goes.
         overrides: Dotted key → value, set over what a YAML file says.
         force: Delete what another spec or another input built there.
@@ -65,81 +97,187 @@ def build(
 
     Raises:
         SpecError: The spec does not say what it may; nothing was written.
-        DataError: There is nothing to read, too much was rejected, or the folder holds something else.
+        DataError: There is nothing to read, too much was rejected, the folder holds something else, or
+            another run builds there.
         RunError: The cluster is too small, or the run failed.
     """
     dataset = open_dataset(what, overrides)
+    chain.check(dataset)
     units = dataset.units()
     plan = _plan(dataset)
-    ledger = Ledger(Path(out), _lineage(dataset))
-    fresh = _claim(ledger, plan, units, force=force)
-    if (ledger.folder / MANIFEST).exists():
-        return _result(ledger, json.loads((ledger.folder / MANIFEST).read_text(encoding="utf-8")), len(units))
-    if fresh:
-        # What would fail on every row fails here, before anything is written.
-        next(iter(Reading(dataset)(units[:1])))
-        ledger.write_plan(plan, units)
-    try:
-        return _run(dataset, ledger, units, reporter or Silent(), address)
-    except BaseException:
-        if fresh and not any((ledger.folder / "data").glob("part-*")):
-            # Nothing in it would help the next run.
-            shutil.rmtree(ledger.folder, ignore_errors=True)
-        raise
+    ledger = Ledger(Place.of(out), _lineage(dataset), SCORED if dataset.spec.selectors else PARTS)
+    folder = ledger.folder
+    if _holds_other(ledger):
+        raise DataError(f"{folder}: holds something else than a dataset; give another --out")
+    if (folder / MANIFEST).exists() and not _anew(ledger, plan, units, force=force):
+        ledger.drop_scored()
+        return _result(ledger, json.loads((folder / MANIFEST).read_bytes()), len(units))
+    with leased(folder):
+        fresh = _anew(ledger, plan, units, force=force)
+        if fresh:
+            # What would fail on every row fails here, before anything of the dataset is written.
+            _try_first(dataset, units)
+            _clear(folder)
+            ledger.write_plan(plan, units)
+        try:
+            return _run(dataset, ledger, units, reporter or Silent(), address)
+        except BaseException:
+            if fresh and not any(place.parent.name == ledger.parts for place in ledger.finished().values()):
+                # Nothing in it would help the next run.
+                _clear(folder)
+            raise
+        finally:
+            if fresh and not (folder / PLAN).exists():
+                folder.remove_tree()
+
+
+def _try_first(dataset: Dataset, units: Sequence[Unit]) -> None:
+    spec = dataset.spec
+    encodes = spec.encoder is not None or spec.bundle is not None
+    first = next(iter(Reading(dataset, prepares=encodes, scores=False)(units[:1])))
+    if first.rejected and not len(first):
+        RejectLimit(dataset.name, spec.max_rejected, sum(map(len, units))).add(
+            [f"{bad.row_id}: {bad.reason}" for bad in first.rejected]
+        )
 
 
 def _run(
     dataset: Dataset, ledger: Ledger, units: list[Unit], reporter: Reporter, address: str | None
 ) -> BuildResult:
+    spec = dataset.spec
     ledger.clean()
-    finished = {name: path for name, path in ledger.finished().items() if name in {unit.id for unit in units}}
-    left = [unit for unit in units if unit.id not in finished]
-    limit = RejectLimit(dataset.name, dataset.spec.max_rejected, sum(map(len, units)))
-    rows = 0
-    before = ledger.done(finished.values())
-    with reporter.work(f"building {dataset.name}", len(units)) as work:
-        for done in before:
+    known = {unit.id for unit in units}
+    finished = {name: place for name, place in ledger.finished().items() if name in known}
+    limit = RejectLimit(dataset.name, spec.max_rejected, sum(map(len, units)))
+    counts: dict[str, Done] = {}
+    accounts = Accounts()
+    local = spec.compute.is_local(sum(map(len, units)))
+    with (
+        reporter.work(f"building {dataset.name}", len(units)) as work,
+        _cluster(address, local=local) as each,
+    ):
+        for done in ledger.done(finished):
+            counts[done.unit] = done
+            limit.add([done.reason] * done.rejected)
+        rows = sum(done.rows for done in counts.values())
+        work.advance(len(finished), f"{rows:,} rows")
+        left = [unit for unit in units if unit.id not in finished]
+        noted = time.monotonic()
+        for done in _execute(dataset, ledger, left, reporter, address, local=local) if left else []:
+            accounts.add(done)
+            counts[done.unit] = replace(done, spent={})
             rows += done.rows
             limit.add([done.reason] * done.rejected)
-        work.advance(len(before), f"{rows:,} rows")
-        for done in _execute(dataset, ledger, left, reporter, address) if left else []:
-            rows += done.rows
-            limit.add([done.reason] * done.rejected)
-            work.advance(1, f"{rows:,} rows")
-    if not rows:
-        raise DataError(f"{dataset.name}: {dataset.none_left(None)}")
-    manifest = _manifest(dataset, ledger, units, rows, limit.count)
+            work.advance(1, f"{rows:,} rows, {accounts.rows_per_s:,.0f} rows/s")
+            if time.monotonic() - noted > _NOTE_EVERY_S:
+                ledger.note(counts.values())
+                noted = time.monotonic()
+        if not rows:
+            raise DataError(f"{dataset.name}: {dataset.none_left(None)}")
+        chosen: list[Chosen] = []
+        if spec.selectors:
+            ledger.note(counts.values())
+            rows, chosen = _select(dataset, ledger, counts, reporter, each)
+    accounts.finish(spec.compute)
+    manifest = _manifest(dataset, replace(ledger, parts=PARTS), units, rows, limit.count, chosen)
     write_json(ledger.folder / MANIFEST, manifest)
+    ledger.drop_scored()
     limit.log()
-    return _result(ledger, manifest, len(before))
+    return replace(
+        _result(ledger, manifest, len(finished)),
+        chosen=tuple(chosen),
+        accounts=accounts if accounts.units else None,
+    )
+
+
+def _cluster(address: str | None, *, local: bool) -> Any:
+    if local:
+        return nullcontext(Here())
+    # Ray takes seconds to import.
+    from ray_app.data import on_ray
+
+    return on_ray.cluster(address)
 
 
 def _execute(
-    dataset: Dataset, ledger: Ledger, units: Sequence[Unit], reporter: Reporter, address: str | None
+    dataset: Dataset,
+    ledger: Ledger,
+    units: Sequence[Unit],
+    reporter: Reporter,
+    address: str | None,
+    *,
+    local: bool,
 ) -> Iterator[Done]:
     spec = dataset.spec
-    local = spec.compute.is_local(sum(map(len, units)))
-    encodes = spec.encoder is not None or spec.bundle is not None
     fitted = ledger.folder / "fitted"
+    fit_scorers(dataset, fitted, reporter)
     _fit_detectors(dataset, fitted, reporter, address)
-    plan = EncodePlan.of(spec, fitted, alone=not local) if encodes else None
-    reading, writing = Reading(dataset), Writing(ledger, spec.keep)
+    encodes = spec.encoder is not None or spec.bundle is not None
+    models = encodes or any(is_heavy(step) for step in spec.scorers)
+    plan = EncodePlan.of(spec, ledger.folder, alone=not local) if models else None
+    reading = Reading(dataset, fitted=fitted, prepares=encodes)
+    writing = Writing(ledger, spec.keep, sorted(read_by_selectors(spec)))
     if local:
         encode = Encode(plan) if plan is not None else None
         for work in reading(units):
             yield writing(encode(work) if encode is not None else work)
         return
-    # Ray takes seconds to import.
     from ray_app.data import on_ray
-    from ray_app.session import session
 
-    with session(address):
-        yield from on_ray.run(reading, plan, writing, units, spec.compute)
+    yield from on_ray.run(reading, plan, writing, units, spec.compute)
 
 
-def _fit_detectors(dataset: Dataset, folder: Path, reporter: Reporter, address: str | None) -> None:
+def _select(
+    dataset: Dataset, ledger: Ledger, counts: Mapping[str, Done], reporter: Reporter, each: Each
+) -> tuple[int, list[Chosen]]:
+    """Let the selectors choose among the scored rows, and write what they left."""
+    spec = dataset.spec
+    parts = [
+        Part.whole(unit, ledger.part(unit, empty=False), counts[unit].rows)
+        for unit in sorted(counts)
+        if counts[unit].rows
+    ]
+    chosen: list[Chosen] = []
+    for step in spec.selectors:
+        with reporter.work(f"selecting by {step.name}", None) as work:
+            parts, one = select(
+                parts, step, seed=spec.seed, pool_rows=spec.pool_rows, each=each, where=dataset.name
+            )
+            chosen.append(one)
+            work.advance(1, f"{one.rows_after:,} of {one.rows_before:,} rows")
+    if not chosen[-1].rows_after:
+        raise DataError(f"{dataset.name}: selectors/{chosen[-1].name} left no row; check its bounds")
+    final = replace(ledger, parts=PARTS)
+    there = final.finished()
+    writing = _WriteChosen(final, spec.keep)
+    with reporter.work("writing what was chosen", len(parts)) as work:
+        left = [part for part in parts if part.unit not in there]
+        work.advance(len(parts) - len(left))
+        for _ in each.map(writing, left):
+            work.advance(1)
+    return chosen[-1].rows_after, chosen
+
+
+@dataclass(frozen=True)
+class _WriteChosen:
+    ledger: Ledger
+    keep: Sequence[str] | None
+
+    def __call__(self, part: Part) -> None:
+        # pyarrow is loaded by now in any case.
+        import pyarrow as pa
+
+        table = read_part(part.place).filter(pa.array(part.left))
+        if self.keep is not None:
+            wanted = {"row_id", "label", *self.keep}
+            names = [name for name in table.column_names if name in wanted or name.startswith(COMPUTED)]
+            table = table.select(names)
+        self.ledger.rewrite(part.unit, table, footer_of(part.place))
+
+
+def _fit_detectors(dataset: Dataset, folder: Place, reporter: Reporter, address: str | None) -> None:
     """Let the detectors that say `fit:` learn, each once for the whole build, also when it is resumed."""
-    by_split: dict[str, dict[str, Any]] = {}
+    by_split: dict[str | None, dict[str, Any]] = {}
     for step in dataset.spec.scorers:
         family, name = score_of(step)
         if (
@@ -147,7 +285,8 @@ def _fit_detectors(dataset: Dataset, folder: Path, reporter: Reporter, address: 
             and dataset.spec.bundle is None
             and not (folder / f"{name}.safetensors").exists()
         ):
-            by_split.setdefault(step.options[FIT], {})[name] = ("detectors", learner(step))
+            split = source.split if (source := fit_of(step)) is not None else None
+            by_split.setdefault(split, {})[name] = ("detectors", learner(step))
     if not by_split:
         return
     # torch, which a build without an encoder does not need.
@@ -175,34 +314,40 @@ def _fit_detectors(dataset: Dataset, folder: Path, reporter: Reporter, address: 
         )
         for name, module in learned.items():
             tensors = {key: tensor.contiguous() for key, tensor in module.state_dict().items()}
-            write_bytes(folder / f"{name}.safetensors", save(tensors))
+            (folder / f"{name}.safetensors").write_bytes(save(tensors))
 
 
-def _claim(ledger: Ledger, plan: dict[str, Any], units: list[Unit], *, force: bool) -> bool:
-    """Make sure that the folder is ours to write; tell whether the build begins anew."""
+def _holds_other(ledger: Ledger) -> bool:
+    """Tell whether the folder is somebody else's."""
     folder = ledger.folder
-    if not folder.exists() or not any(folder.iterdir()):
-        return True
-    if not (folder / PLAN).exists() and not _only_ours(folder):
-        raise DataError(f"{folder}: holds something else than a dataset; give another --out")
-    old = ledger.read_plan()
-    changed = _changed(old, plan, ledger, units) if old is not None else "it was only just begun"
-    if old is not None and not changed:
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: is a file; give another --out")
+    if (folder / PLAN).exists():
         return False
-    if old is not None and not force:
+    # A run that was killed before the plan was whole leaves these at most.
+    ours = {"units.parquet", LEASE}
+    return any(stat.name not in ours and not stat.name.startswith(HIDDEN) for stat in folder.walk())
+
+
+def _anew(ledger: Ledger, plan: dict[str, Any], units: list[Unit], *, force: bool) -> bool:
+    """Tell whether the build begins anew; refuse to, where it began differently and nobody forces it."""
+    old = ledger.read_plan()
+    if old is None:
+        return True
+    changed = _changed(old, plan, ledger, units)
+    if changed and not force:
         raise DataError(
-            f"{folder}: was begun differently: {changed};"
+            f"{ledger.folder}: was begun differently: {changed};"
             " give another --out, or --force to delete it and build anew"
         )
-    shutil.rmtree(folder)
-    return True
+    return bool(changed)
 
 
-def _only_ours(folder: Path) -> bool:
-    # A run that was killed while it wrote the plan leaves the list of units, or a hidden file.
-    return all(
-        path.name in ("units.parquet",) or path.name.startswith(".writing-") for path in folder.iterdir()
-    )
+def _clear(folder: Place) -> None:
+    """Delete what a build wrote, but for the lease that is held."""
+    for stat in folder.walk():
+        if stat.name != LEASE:
+            stat.place.remove()
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], ledger: Ledger, units: list[Unit]) -> str:
@@ -261,13 +406,22 @@ def _lineage(dataset: Dataset) -> dict[str, Any]:
 
 
 def _manifest(
-    dataset: Dataset, ledger: Ledger, units: Sequence[Unit], rows: int, rejected: int
+    dataset: Dataset,
+    ledger: Ledger,
+    units: Sequence[Unit],
+    rows: int,
+    rejected: int,
+    chosen: Sequence[Chosen],
 ) -> dict[str, Any]:
     # pyarrow is loaded by now in any case.
     import pyarrow.parquet as pq
 
-    first = min((path for path in ledger.finished().values() if path.parent.name == "data"), default=None)
-    schema = pq.read_schema(first) if first is not None else []
+    places = (place for place in ledger.finished().values() if place.parent.name == PARTS)
+    first = min(places, key=lambda place: place.uri, default=None)
+    schema = []
+    if first is not None:
+        with first.open() as file:
+            schema = pq.read_schema(file)
     return {
         "schema_version": SCHEMA_VERSION,
         "name": dataset.name,
@@ -275,10 +429,13 @@ def _manifest(
         "created": datetime.now(UTC).replace(microsecond=0).isoformat(),
         "labels": dataset.labels,
         "splits": dict(dataset.rule.shares),
+        "split_key": dataset.rule.key,
+        "split_column": dataset.rule.column,
         "seed": dataset.rule.seed,
         "rows": rows,
         "rejected": rejected,
         "units": len(units),
+        "selectors": [asdict(one) for one in chosen],
         "columns": {field.name: str(field.type) for field in schema},
         "lineage": dict(ledger.lineage),
     }

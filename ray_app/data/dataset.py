@@ -18,9 +18,10 @@ from ray_app.data import rows
 from ray_app.data.arrow import concat, length, nbytes, take
 from ray_app.data.ledger import MANIFEST
 from ray_app.data.sources import Read, Source, Unit, digest
-from ray_app.data.splits import Splits
+from ray_app.data.splits import Splits, sampled
 from ray_app.errors import DataError, SpecError
 from ray_app.spec.dataset import DatasetSpec
+from ray_app.storage import Place
 
 if TYPE_CHECKING:
     from ray_app.methods import Batch
@@ -85,7 +86,7 @@ class Dataset:
     def rule(self) -> Splits:
         """How rows are divided: its own splits, else its parent's (unless it is one of them)."""
         if self.spec.splits or isinstance(self.origin, Source) or self.spec.split is not None:
-            return Splits(self.spec.splits, self.spec.seed)
+            return Splits(self.spec.splits, self.spec.seed, self.spec.split_key, self.spec.split_column)
         return self.origin.rule
 
     @cached_property
@@ -116,12 +117,15 @@ class Dataset:
         """
         return self._source().units(self.spec.unit_rows)
 
-    def stream(self, units: Sequence[Unit], split: str | None = None) -> Iterator[tuple[Unit, Read]]:
+    def stream(
+        self, units: Sequence[Unit], split: str | None = None, *, raw: bool = False
+    ) -> Iterator[tuple[Unit, Read]]:
         """Read units in one pass: what `rows` of a split came of each, and what was rejected.
 
         Args:
             units: Of this dataset; those that follow each other in one file cost one reading.
             split: Which rows; None: all.
+            raw: Leave images and sounds encoded as they are, for who decodes them himself.
 
         Raises:
             SpecError: No such split.
@@ -129,7 +133,12 @@ class Dataset:
         """
         self.check_split(split)
         for unit, read in self._source().stream(units):
-            yield unit, self._through(read, split)
+            yield unit, self._through(read, split, raw=raw)
+
+    def reads(self, column: str) -> bool:
+        """Tell whether a transform, its own or of a parent, reads a column."""
+        own = any(column in transform.columns for _, transform in self.transforms)
+        return own or (isinstance(self.origin, Dataset) and self.origin.reads(column))
 
     def batches(
         self, split: str | None = None, *, batch_size: int, require: Collection[str] = ()
@@ -216,6 +225,8 @@ class Dataset:
     def none_left(self, split: str | None) -> str:
         """Say why there may be no rows."""
         kept = [f"split {split!r}"] if split is not None else []
+        if self.spec.sample is not None:
+            kept.append(f"sample {self.spec.sample:g}")
         if self.spec.classes is not None:
             kept.append(f"classes {self.spec.classes}")
         return (
@@ -225,16 +236,21 @@ class Dataset:
     def _source(self) -> Source:
         return self.origin if isinstance(self.origin, Source) else self.origin._source()
 
-    def _through(self, read: Read, split: str | None) -> Read:
+    def _through(self, read: Read, split: str | None, *, raw: bool = False) -> Read:
         if isinstance(self.origin, Dataset):
-            read = self.origin._through(read, self.spec.split or (None if self.spec.splits else split))
+            inner = self.spec.split or (None if self.spec.splits else split)
+            read = self.origin._through(read, inner, raw=raw)
         if self.spec.columns:
             read = rows.renamed(read, self.spec.columns, self.name)
+        # Before the pixels: rows that nobody wants are not decoded.
+        if (share := self.spec.sample) is not None:
+            wanted = sampled(read.batch, share, self.spec.seed, self.spec.split_key)
+            read = Read(take(read.batch, wanted), read.rejected)
         if self.spec.splits and split is not None:
-            # Before the pixels: rows of other splits are not decoded.
-            read = Read(take(read.batch, self.rule.mask(read.batch["row_id"], split)), read.rejected)
+            read = Read(take(read.batch, self.rule.mask(read.batch, split)), read.rejected)
         if isinstance(self.origin, Source) or self.spec.columns:
-            read = rows.decoded(rows.numbered(read, self.labels, self.name))
+            read = rows.numbered(read, self.labels, self.name)
+            read = read if raw else rows.decoded(read)
         if (classes := self.spec.classes) is not None:
             if "label" not in read.batch:
                 raise DataError(
@@ -290,7 +306,9 @@ class RejectLimit:
             )
 
 
-def open_dataset(what: "DatasetSpec | str | Path", overrides: Mapping[str, Any] | None = None) -> Dataset:
+def open_dataset(
+    what: "DatasetSpec | Place | str | Path", overrides: Mapping[str, Any] | None = None
+) -> Dataset:
     """Open a dataset: a spec, a YAML file, or the folder of a built dataset.
 
     Args:
@@ -304,38 +322,47 @@ def open_dataset(what: "DatasetSpec | str | Path", overrides: Mapping[str, Any] 
     return _open(what, overrides, 0)
 
 
-def _open(what: "DatasetSpec | str | Path", overrides: Mapping[str, Any] | None, depth: int) -> Dataset:
+def _open(
+    what: "DatasetSpec | Place | str | Path", overrides: Mapping[str, Any] | None, depth: int
+) -> Dataset:
     if depth > _MAX_PARENTS:
         raise SpecError(
             f"{what}: has more than {_MAX_PARENTS} parents above each other; is one its own parent?"
         )
     if not isinstance(what, DatasetSpec):
-        if Path(what).is_dir():
-            return _built(Path(what))
-        what = specs.load(what, DatasetSpec, overrides)
+        if (place := Place.of(what)).suffix not in (".yaml", ".yml", ".json") and place.is_dir():
+            return _built(place)
+        named = place.path if isinstance(what, Place) or not place.is_local else what
+        what = specs.load(named, DatasetSpec, overrides)
     if what.source is not None:
         return Dataset(what, cast(Source, what.source.build("sources")))
-    return Dataset(what, _open(str(what.parent), None, depth + 1))
+    parent = _open(str(what.parent), None, depth + 1)
+    if parent.spec.selectors:
+        raise SpecError(
+            f"parent: {what.parent} has selectors, which choose when it is built;"
+            " build it, and name its folder as the parent"
+        )
+    return Dataset(what, parent)
 
 
-def _built(folder: Path) -> Dataset:
+def _built(folder: Place) -> Dataset:
+    if not (folder / MANIFEST).exists():
+        raise DataError(f"{folder}: holds no {MANIFEST}; is it a dataset, and was its build finished?")
     try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content = json.loads((folder / MANIFEST).read_bytes())
         spec = DatasetSpec(
             name=content["name"],
             source=specs.Method(name="parquet", options={"path": str(folder / "data")}),
             labels=content["labels"] or None,
             splits=content["splits"],
+            split_key=content.get("split_key"),
+            split_column=content.get("split_column"),
             seed=content["seed"],
         )
         return Dataset(
             spec, cast(Source, cast(specs.Method, spec.source).build("sources")), content["fingerprint"]
         )
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{folder}: holds no {MANIFEST}; is it a dataset, and was its build finished?"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / MANIFEST}: damaged ({error}); build the dataset again") from error
 
 

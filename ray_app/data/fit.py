@@ -1,7 +1,7 @@
 """Fit methods over any number of rows in one parallel pass: sums are made where the rows are, then merged."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -11,6 +11,8 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from ray_app import registry
+from ray_app.data.cache import Cache, folder_of
+from ray_app.data.calibration import usual
 from ray_app.data.dataset import Dataset, RejectLimit
 from ray_app.data.encoding import Encoding, make_encoder
 from ray_app.data.payload import Taught, Work
@@ -41,7 +43,7 @@ class FitPlan:
     bundle: str | None = None
     built: Encoder | None = None
     """An encoder that exists in the caller's process only."""
-    batch_size: int = 256
+    compute: Compute = field(default_factory=Compute)
     num_cpus: float | None = None
     device: str = "cpu"
 
@@ -63,12 +65,13 @@ class Fitting:
         self.plan = plan
         self.encoder = plan.built if plan.built is not None else make_encoder(plan.encoder, plan.bundle)
         needs = {need for learner in self.fresh().values() for need in cast(Any, learner).needs}
+        settings = usual(plan.compute, plan.device)
         self.encoding = Encoding(
-            self.encoder,
-            batch_size=plan.batch_size,
-            device=plan.device,
-            want=cast("set[Want]", needs - {"input_grad"}),
+            self.encoder, settings, device=plan.device, want=cast("set[Want]", needs - {"input_grad"})
         )
+        folder = folder_of(plan.compute.cache)
+        if folder is not None and needs <= {"layers", "logits"}:
+            self.encoding.cache = Cache(folder, self.encoder, settings.dtype, sorted(needs))
 
     def fresh(self) -> dict[str, nn.Module]:
         """Construct the methods, with nothing learned.
@@ -170,14 +173,14 @@ def fit(
         encoder if isinstance(encoder, Method) else None,
         str(Path(encoder).absolute()) if isinstance(encoder, str) else None,
         encoder if isinstance(encoder, nn.Module) else None,
-        compute.batch_size,
+        compute,
         device="cuda" if compute.num_gpus else "cpu",
     )
     limit = RejectLimit(dataset.name, dataset.spec.max_rejected, sum(map(len, units)))
     # Methods are merged here; constructing it also tells, before anything starts, whether it can be.
     fitting = Fitting(plan if local else replace(plan, device="cpu"))
     total, rows = fitting.fresh(), 0
-    reading = Reading(without_scores(dataset), split)
+    reading = Reading(without_scores(dataset), split, scores=False)
     with (reporter or Silent()).work(f"fitting on {dataset.name}", len(units)) as work:
         for taught in _taught(fitting, total, reading, units, compute, address, local=local):
             if taught.state:
@@ -212,6 +215,6 @@ def _taught(
 
 
 def without_scores(dataset: Dataset) -> Dataset:
-    """Return the dataset without its scorers, whose columns nobody here reads."""
-    spec: DatasetSpec = dataset.spec.model_copy(update={"scorers": []})
+    """Return the dataset without its scorers and selectors: nobody here reads what they make."""
+    spec: DatasetSpec = dataset.spec.model_copy(update={"scorers": [], "selectors": []})
     return Dataset(spec, dataset.origin)

@@ -2,24 +2,25 @@
 
     plan.json              what is built: the spec, the input's fingerprint; written first
     units.parquet          the units of input with their fingerprints
+    lease.json             who is building at the moment
     data/part-<unit>.parquet     a finished unit's rows; its footer names the unit, its counts and the lineage
-    empty/<unit>.parquet         a finished unit of which no row was left
-    rejected/<unit>.parquet      the rows that were set aside, and why
-    fitted/<name>.safetensors    what a detector learned before it scored
+    empty/part-<unit>.parquet    a finished unit of which no row was left
+    rejected/<unit>.parquet      the rows that were set aside, why, and where they came from
+    progress.parquet             the counts of units that were finished a while ago, so that a resumed build
+                                 need not open their files
+    scored/, scored_empty/       like data/ and empty/, before selectors have chosen; gone when they have
+    fitted/<name>.safetensors    what a detector, scorer or selector learned before it was applied
+    calibration.json             how the encoder runs fastest here
     dataset.json           the manifest; written last: its presence means that the build is finished
 
-A file is written under a hidden name, synced and renamed. So a name that exists is a whole file, and a unit
-that is written twice (by a task that was repeated) is there once.
+A file is written under a hidden name and renamed. So a name that exists is a whole file, and a unit that is
+written twice (by a task that was repeated) is there once.
 """
 
 import json
-import os
-import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,15 +32,21 @@ from ray_app.data.payload import Done, Work
 from ray_app.data.pictures import as_png
 from ray_app.data.sources import Unit
 from ray_app.errors import DataError
+from ray_app.storage import HIDDEN, Place
 
 MANIFEST = "dataset.json"
 PLAN = "plan.json"
 UNITS = "units.parquet"
+PROGRESS = "progress.parquet"
 FOOTER = b"ray_app"
 """Key of our JSON in the metadata of every Parquet file."""
-_PARTS = "data"
-_TEMPORARY = ".writing-"
+PARTS = "data"
+SCORED = "scored"
+_EMPTY = {PARTS: "empty", SCORED: "scored_empty"}
 _FOOTER_READERS = 8
+_COUNTS = pa.schema(
+    [("unit", pa.string()), ("rows", pa.int64()), ("rejected", pa.int64()), ("reason", pa.string())]
+)
 
 
 @dataclass(frozen=True)
@@ -49,10 +56,12 @@ class Ledger:
     Args:
         folder: The dataset's.
         lineage: Goes into every file's footer.
+        parts: Where rows go: `data`, or `scored` where selectors have yet to choose.
     """
 
-    folder: Path
+    folder: Place
     lineage: Mapping[str, Any]
+    parts: str = PARTS
 
     def commit(self, work: Work) -> Done:
         """Write a unit: what was rejected first, then the rows, whose file's name is the commit.
@@ -61,12 +70,13 @@ class Ledger:
             DataError: It cannot be written.
         """
         reason = f"{work.rejected[0].row_id}: {work.rejected[0].reason}" if work.rejected else ""
-        done = Done(work.unit.id, length(work.batch), len(work.rejected), reason)
-        footer = {**asdict(done), "fingerprint": work.unit.fingerprint, **self.lineage}
+        done = Done(work.unit.id, length(work.batch), len(work.rejected), reason, work.spent)
+        footer = {**_counts(done), "fingerprint": work.unit.fingerprint, **self.lineage}
         if work.rejected:
             columns = {
                 "row_id": np.array([str(rejected.row_id) for rejected in work.rejected]),
                 "reason": np.array([rejected.reason for rejected in work.rejected]),
+                "origin": np.array([work.unit.path or work.unit.id] * len(work.rejected)),
             }
             self._write(self.folder / "rejected" / f"{work.unit.id}.parquet", to_table(columns), footer)
         try:
@@ -76,32 +86,57 @@ class Ledger:
         self._write(self.part(work.unit.id, empty=not done.rows), table, footer)
         return done
 
-    def part(self, unit: str, *, empty: bool) -> Path:
-        """Return the path of a unit's committed file."""
+    def rewrite(self, unit: str, table: pa.Table, footer: Mapping[str, Any]) -> None:
+        """Write a unit's rows as selectors left them; a unit of which none was left, too."""
+        footer = {**footer, "rows": table.num_rows, **self.lineage}
+        self._write(self.part(unit, empty=not table.num_rows), table, footer)
+
+    def part(self, unit: str, *, empty: bool) -> Place:
+        """Return the place of a unit's committed file."""
         # Apart from the data: a file without rows has no types, and some readers take those of the first.
-        return self.folder / ("empty" if empty else _PARTS) / f"part-{unit}.parquet"
+        return self.folder / (_EMPTY[self.parts] if empty else self.parts) / f"part-{unit}.parquet"
 
-    def finished(self) -> dict[str, Path]:
+    def finished(self) -> dict[str, Place]:
         """Return the committed units, and their files."""
-        found = [
-            path for folder in (_PARTS, "empty") for path in (self.folder / folder).glob("part-*.parquet")
-        ]
-        return {path.stem.removeprefix("part-"): path for path in found}
+        found = {}
+        for folder in (self.parts, _EMPTY[self.parts]):
+            for stat in (self.folder / folder).walk():
+                if stat.name.startswith("part-") and stat.name.endswith(".parquet"):
+                    found[stat.name[len("part-") : -len(".parquet")]] = stat.place
+        return found
 
-    def done(self, paths: Iterable[Path]) -> list[Done]:
-        """Return what committed files hold, from their footers.
+    def done(self, finished: Mapping[str, Place]) -> Iterator[Done]:
+        """Return what committed files hold: from the noted counts, else from their footers.
 
         Raises:
             DataError: One is damaged.
         """
+        noted: set[str] = set()
+        if (self.folder / PROGRESS).exists():
+            with (self.folder / PROGRESS).open() as file:
+                for batch in pq.ParquetFile(file).iter_batches(batch_size=4096):
+                    for row in batch.to_pylist():
+                        if row["unit"] in finished:
+                            noted.add(row["unit"])
+                            yield Done(**row)
         with ThreadPoolExecutor(_FOOTER_READERS) as pool:
-            return list(pool.map(_done, paths))
+            yield from pool.map(_done, (place for unit, place in finished.items() if unit not in noted))
+
+    def note(self, done: Iterable[Done]) -> None:
+        """Keep the counts of finished units in one file, for the next run."""
+        table = pa.Table.from_pylist([_counts(one) for one in done], schema=_COUNTS)
+        self._write(self.folder / PROGRESS, table, {})
+
+    def drop_scored(self) -> None:
+        """Delete the rows that selectors chose among."""
+        for folder in (SCORED, _EMPTY[SCORED]):
+            (self.folder / folder).remove_tree()
 
     def clean(self) -> None:
         """Remove what a killed run was writing."""
-        for path in self.folder.rglob(f"{_TEMPORARY}*"):
-            with suppress(FileNotFoundError):
-                path.unlink()
+        for stat in self.folder.walk():
+            if stat.name.rpartition("/")[2].startswith(HIDDEN):
+                stat.place.remove()
 
     def write_plan(self, plan: Mapping[str, Any], units: list[Unit]) -> None:
         """Write down what is built, before anything of it is."""
@@ -117,18 +152,17 @@ class Ledger:
         Raises:
             DataError: It is damaged.
         """
-        try:
-            return dict(json.loads((self.folder / PLAN).read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        if not (self.folder / PLAN).exists():
             return None
-        except (OSError, ValueError, TypeError) as error:
-            raise DataError(
-                f"{self.folder / PLAN}: damaged ({error}); build it anew with --rebuild"
-            ) from error
+        try:
+            return dict(json.loads((self.folder / PLAN).read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{self.folder / PLAN}: damaged ({error}); build it anew with --force") from error
 
     def changed_units(self, units: list[Unit]) -> str:
         """Say how the units of input differ from those that were planned; empty: they do not."""
-        table = pq.read_table(self.folder / UNITS)
+        with (self.folder / UNITS).open() as file:
+            table = pq.read_table(file)
         planned = dict(
             zip(table.column("id").to_pylist(), table.column("fingerprint").to_pylist(), strict=True)
         )
@@ -140,52 +174,48 @@ class Ledger:
         gone = planned.keys() - {unit.id for unit in units}
         return f"{len(gone)} of {len(planned)} units are gone, {min(gone)} first" if gone else ""
 
-    def _write(self, path: Path, table: pa.Table, footer: Mapping[str, Any]) -> None:
+    def _write(self, place: Place, table: pa.Table, footer: Mapping[str, Any]) -> None:
         metadata = {**(table.schema.metadata or {}), FOOTER: json.dumps(footer).encode()}
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-        write_bytes(path, sink.getvalue())
+        place.write_bytes(sink.getvalue())
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(place: Place, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole, or not at all."""
-    write_bytes(path, json.dumps(content, indent=2, default=str).encode())
+    place.write_bytes(json.dumps(content, indent=2, default=str).encode())
 
 
-def write_bytes(path: Path, content: Any) -> None:
-    """Write a file whole, or not at all.
+def read_part(place: Place, columns: Iterable[str] | None = None) -> pa.Table:
+    """Return the rows of a committed file.
 
     Raises:
-        DataError: The disk is full, or the folder may not be written to.
+        DataError: It is damaged, or lacks a column.
     """
-    temporary = path.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}); make room or give another --out"
-        ) from error
+        with place.open() as file:
+            return pq.read_table(file, columns=list(columns) if columns is not None else None)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DataError(f"{place}: damaged ({error}); remove it and build again") from error
 
 
-def footer_of(path: Path) -> dict[str, Any]:
+def footer_of(place: Place) -> dict[str, Any]:
     """Return the JSON in a built file's footer: unit, counts and lineage.
 
     Raises:
         DataError: It is damaged, or none of ours.
     """
     try:
-        return dict(json.loads(pq.read_metadata(path).metadata[FOOTER]))
+        with place.open() as file:
+            return dict(json.loads(pq.read_metadata(file).metadata[FOOTER]))
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: damaged, or not written by a build; remove it and build again") from error
+        raise DataError(f"{place}: damaged, or not written by a build; remove it and build again") from error
 
 
-def _done(path: Path) -> Done:
-    footer = footer_of(path)
+def _counts(done: Done) -> dict[str, Any]:
+    return {name: value for name, value in asdict(done).items() if name != "spent"}
+
+
+def _done(place: Place) -> Done:
+    footer = footer_of(place)
     return Done(footer["unit"], footer["rows"], footer["rejected"], footer.get("reason", ""))

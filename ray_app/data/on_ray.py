@@ -10,9 +10,10 @@ import json
 import logging
 import re
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pyarrow as pa
@@ -20,10 +21,11 @@ import ray
 import ray.data
 from ray.exceptions import ActorDiedError, RayError
 
+from ray_app.data.grouping import PARTITIONS
 from ray_app.data.payload import Done, Failed, Taught, Work, pack, unpack
 from ray_app.data.sources import Unit
 from ray_app.errors import RayAppError, RunError
-from ray_app.session import total_cpus, total_gpus
+from ray_app.session import session, total_cpus, total_gpus
 from ray_app.spec.dataset import Compute
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from ray_app.data.stages import EncodePlan, Reading, Writing
 
 T = TypeVar("T")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 
 # Units that one read task takes: those of one file are decoded in one pass, but a killed task repeats all.
 _UNITS_PER_TASK = 16
@@ -87,6 +92,7 @@ def run(
     """
     actors = pool_size(compute, len(units), stages=2) if encode is not None else 0
     shared = Shared.put(reading)
+    spilled = spilled_bytes()
     with _settings():
         stream = _groups(units).map_batches(
             _read, fn_kwargs={"reading": shared}, batch_size=1, batch_format="pyarrow", num_cpus=1
@@ -101,7 +107,10 @@ def run(
             _write, fn_kwargs={"writing": writing}, batch_size=1, batch_format="pyarrow", num_cpus=1
         )
         for row in _rows(stream):
-            yield Done(**json.loads(row["done"]))
+            done = Done(**json.loads(row["done"]))
+            yield replace(
+                done, spent={**done.spent, "actors": actors, "spilled_bytes": spilled_bytes() - spilled}
+            )
 
 
 def fit(reading: "Reading", plan: "FitPlan", units: Sequence[Unit], compute: Compute) -> "Iterator[Taught]":
@@ -122,6 +131,78 @@ def fit(reading: "Reading", plan: "FitPlan", units: Sequence[Unit], compute: Com
         stream = stream.map_batches(_FitActor, fn_constructor_kwargs={"plan": plan}, **pool)
         for row in _rows(stream):
             yield Taught(row["state"], row["rows"], row["units"], json.loads(row["rejected"]))
+
+
+@contextmanager
+def cluster(address: str | None) -> "Iterator[Cluster]":
+    """Be connected to Ray for the length of a block, and have small work done there."""
+    with session(address):
+        yield Cluster()
+
+
+class Cluster:
+    """Does work in tasks on Ray, a few for each CPU at a time."""
+
+    def map(self, function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
+        """Return what a function makes of each item, in their order."""
+        with _in_one_line():
+            yield from self._in_order(function, items)
+
+    def shuffle(
+        self, divide: Callable[[A], list[B]], items: Sequence[A], gather: Callable[[list[B]], C]
+    ) -> Iterator[C]:
+        """Divide each item into as many pieces, and return what comes of the first, second … of all."""
+        if not items:
+            return
+        task: Any = ray.remote(num_cpus=1, max_retries=_TRIES, num_returns=PARTITIONS)(_called)
+        with _in_one_line():
+            divided = [task.remote(divide, item) for item in items]
+            columns = [list(column) for column in zip(*divided, strict=True)]
+            del divided
+            yield from self._in_order(_Gathered(gather), columns)
+
+    def _in_order(self, function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
+        task: Any = ray.remote(num_cpus=1, max_retries=_TRIES)(_called)
+        shared = ray.put(function)
+        running: deque[Any] = deque()
+        for item in items:
+            running.append(task.remote(shared, item))
+            if len(running) >= _TASKS_PER_CPU * max(1, int(total_cpus())):
+                yield ray.get(running.popleft())
+        while running:
+            yield ray.get(running.popleft())
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    gather: Callable[[list[Any]], Any]
+
+    def __call__(self, pieces: list[Any]) -> Any:
+        return self.gather(ray.get(pieces))
+
+
+def _called(function: Callable[[A], B], item: A) -> B:
+    return function(item)
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, (RayAppError, ValueError)):
+            raise error.cause from None
+        raise _ours(error) from error
+    except RayError as error:
+        raise _ours(error) from error
+
+
+def spilled_bytes() -> int:
+    """Return how much the object stores of the connected cluster have spilled to disk so far."""
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)
+    return int(get_memory_info_reply(state).store_stats.spilled_bytes_total)
 
 
 def pool_size(compute: Compute, units: int, *, stages: int) -> int:

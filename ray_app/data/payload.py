@@ -5,6 +5,7 @@ the middle of a unit.
 """
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,6 @@ from ray_app.data.sources import Rejected, Unit
 from ray_app.errors import BundleError, DataError, NotFittedError, RayAppError, RunError, SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ray_app.methods import Batch
 
 
@@ -27,13 +26,15 @@ class Work:
     unit: Unit
     batch: "Batch"
     rejected: list[Rejected] = field(default_factory=list)
+    spent: Mapping[str, float] = field(default_factory=dict)
+    """What it took so far: seconds of each stage (`…_s`), and counts."""
 
     def __len__(self) -> int:
         return length(self.batch)
 
-    def with_columns(self, **columns: Any) -> "Work":
-        """Return a copy with more columns [n]."""
-        return replace(self, batch={**self.batch, **columns})
+    def after(self, **spent: float) -> "Work":
+        """Return a copy that also says what the last stage took."""
+        return replace(self, spent={**self.spent, **spent})
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Done:
     rejected: int
     reason: str = ""
     """Of its first rejected row."""
+    spent: Mapping[str, float] = field(default_factory=dict)
+    """What it took, see Work; not kept with the unit."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,15 @@ def pack(work: Work | Failed) -> pa.Table:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)
-    head = {"unit": asdict(work.unit), "rejected": [asdict(rejected) for rejected in work.rejected]}
+    head = {
+        "unit": asdict(work.unit),
+        "rejected": [asdict(rejected) for rejected in work.rejected],
+        "spent": dict(work.spent),
+    }
     return _row(head, sink.getvalue().to_pybytes())
 
 
-def unpack(table: pa.Table) -> "Iterator[Work | Failed]":
+def unpack(table: pa.Table) -> Iterator[Work | Failed]:
     """Return what `pack` packed, one for each row, one at a time."""
     for head, rows in zip(table.column("head"), table.column("rows"), strict=True):
         said = json.loads(head.as_py())
@@ -103,7 +110,8 @@ def unpack(table: pa.Table) -> "Iterator[Work | Failed]":
             continue
         with pa.ipc.open_stream(rows.as_buffer()) as stream:
             batch = to_batch(stream.read_all())
-        yield Work(Unit(**said["unit"]), batch, [Rejected(**one) for one in said["rejected"]])
+        rejected = [Rejected(**one) for one in said["rejected"]]
+        yield Work(Unit(**said["unit"]), batch, rejected, said["spent"])
 
 
 def _row(head: dict[str, Any], rows: bytes | None) -> pa.Table:

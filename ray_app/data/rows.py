@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def decoded(read: Read, at_least: tuple[int, int] | None = None) -> Read:
     """Turn encoded images into pixels uint8 [h, w, c], and sounds into waveforms float32 [t] with their rate.
 
-    What is no image, or no sound, is rejected. Sounds are brought to the rate that the column `sample_rate`
+    What is no image, or no sound, is rejected, and so is a `tensor` with NaN. Sounds are brought to the rate that the column `sample_rate`
     says, if there is one, and keep their own otherwise; numbers become floats in -1..1.
 
     Args:
         read: Its columns `image` and `audio` hold files, or what was decoded already.
         at_least: h, w: JPEGs may come smaller than they are, but not below this; see methods/_images.
     """
-    return _heard(_seen(read, at_least))
+    return _finite(_heard(_seen(read, at_least)))
 
 
 def numbered(read: Read, labels: Sequence[str], where: str) -> Read:
@@ -148,6 +148,21 @@ def _heard(read: Read) -> Read:
     if all(rate for _, rate in heard):
         batch["sample_rate"] = np.array([rate for _, rate in heard], dtype=np.int64)
     return Read(batch, read.rejected)
+
+
+def _finite(read: Read) -> Read:
+    """Reject tensors of which no model could make anything but NaN."""
+    column = read.batch.get("tensor")
+    if column is None or column.dtype.kind not in "fO":
+        return read
+    counts = {
+        row: int(np.count_nonzero(~np.isfinite(value)))
+        for row, value in enumerate(column)
+        if isinstance(value, np.ndarray | np.floating) and value.dtype.kind == "f"
+    }
+    return reject(
+        read, {row: f"tensor with {n} values that are NaN or infinite" for row, n in counts.items() if n}
+    )
 
 
 def _pixels(value: Any, at_least: tuple[int, int] | None) -> np.ndarray:

@@ -38,6 +38,42 @@ def show(what: DatasetSpec | str | Path, rows: int = 5) -> str:
     return "\n".join(lines)
 
 
+def show_page(what: str | Path, path: Path, rows: int = 5) -> Path:
+    """Write the first rows to a page; images are shown as such.
+
+    Raises:
+        SpecError: See open_dataset.
+        DataError: It has no rows, or they cannot be read.
+    """
+    # matplotlib comes with it, which the terminal does without.
+    from ray_app.report.page import Picture, Section, Table, write_page
+
+    dataset = open_dataset(what)
+    first = dataset.read(limit=rows)
+    labels = dataset.labels
+    section = Section(f"The first {length(first)} rows")
+    plain = {name: column for name, column in first.items() if name != "image"}
+    section.tables.append(
+        Table(
+            ["column", *first["row_id"].tolist()],
+            [[name, *(_value(value) for value in column)] for name, column in plain.items()],
+        )
+    )
+    for row, image in enumerate(first.get("image", ())):
+        label = f", {labels[int(first['label'][row])]}" if labels and "label" in first else ""
+        section.pictures.append(Picture(np.asarray(image), f"{first['row_id'][row]}{label}"))
+    lead = f"{sum(map(len, dataset.units())):,} rows of input; columns {', '.join(first)}."
+    spec = dataset.spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    return write_page(
+        path,
+        f"Dataset: {dataset.name}",
+        lead,
+        [section],
+        {"fingerprint": dataset.fingerprint, "spec": spec},
+        f"ray-app data show {what}",
+    )
+
+
 def _kind(column: np.ndarray) -> str:
     if column.dtype == object:
         return type(column[0]).__name__

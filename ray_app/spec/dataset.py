@@ -1,8 +1,8 @@
 """What `datasets/*.yaml` may say: a source, or a derivation of another dataset."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from ray_app import registry
 from ray_app.errors import SpecError
@@ -10,21 +10,64 @@ from ray_app.spec import Encoder, Method, Spec, Transform, method_of
 
 Source = Annotated[Method, method_of("sources")]
 
-# An option of a detector's step that is the engine's, not the detector's.
+# An option of a step that is the engine's, not the method's.
 FIT = "fit"
+FIT_ROWS = 20_000
+"""Rows that a scorer or selector learns from, where nothing else is said: they are in memory at once."""
 
 
-def _score_known(method: Method) -> Method:
-    family, name = score_of(method)
+class FitFrom(Spec):
+    """The rows that a step learns from: `fit: train` names a split, `fit: datasets/x.yaml` a dataset."""
+
+    data: str | None = None
+    """A dataset's YAML file, or a built one's folder; None: this dataset."""
+    split: str | None = None
+    """Which of its splits; None: all rows."""
+    rows: int = Field(default=FIT_ROWS, ge=1)
+    """At most so many, a sample by hash; a detector with sums learns from all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"data": value} if "/" in value or value.endswith((".yaml", ".yml")) else {"split": value}
+        return value
+
+
+def fit_of(method: Method) -> FitFrom | None:
+    """Return what a step learns from; None: it does not say."""
+    return FitFrom.model_validate(method.options[FIT]) if FIT in method.options else None
+
+
+def _known(method: Method, family: str, name: str) -> Method:
     options = {key: value for key, value in method.options.items() if key != FIT}
     try:
         registry.check(family, name, options, supplied=frozenset({"encoder"}))
+        cls = registry.load(family, name)
     except SpecError as error:
         raise ValueError(str(error)) from error
-    if FIT in method.options and (family != "detectors" or not isinstance(method.options[FIT], str)):
+    if FIT not in method.options:
+        return method
+    if not hasattr(cls, "fit"):
+        raise ValueError(f"{method.name}: learns from nothing; leave `fit` out")
+    try:
+        fit_of(method)
+    except ValidationError as error:
         raise ValueError(
-            f"{method.name}: `fit` names the split that a detector learns from, got {method.options[FIT]!r}"
-        )
+            f"{method.name}: `fit` names a split, a dataset's path, or {{data, split, rows}},"
+            f" got {method.options[FIT]!r}"
+        ) from error
+    return method
+
+
+def _score_known(method: Method) -> Method:
+    return _known(method, *score_of(method))
+
+
+def _selector_known(method: Method) -> Method:
+    method = _known(method, "selectors", method.name)
+    if not hasattr(registry.load("selectors", method.name), "select"):
+        raise ValueError(f"{method.name}: chooses among sources, not rows; call it from Python")
     return method
 
 
@@ -35,6 +78,7 @@ def score_of(method: Method) -> tuple[str, str]:
 
 
 Score = Annotated[Method, AfterValidator(_score_known)]
+Selector = Annotated[Method, AfterValidator(_selector_known)]
 
 
 LOCAL_ROWS = 4096
@@ -52,8 +96,22 @@ class Compute(Spec):
     """Of each."""
     num_gpus: float = Field(default=0, ge=0)
     """Of each; a fraction shares a GPU."""
-    batch_size: int = Field(default=256, ge=1)
-    """Rows that the encoder sees at once; halved where they do not fit the device."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Most rows that the encoder sees at once, halved where they do not fit the device; None: found by a
+    short trial on the first rows."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens at once, padding counted, where rows have lengths; None: found likewise."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the encoder computes in. auto: bfloat16 where the trial shows that it is faster, and that every
+    embedding of it has a cosine of at least 0.999 with float32's."""
+    compile: bool = False
+    """Let torch.compile fuse the encoder, on a GPU; the first batches wait for it."""
+    cache: str | None = None
+    """Folder on each machine's disk where embeddings are kept by content, encoder and settings, so that no
+    row is encoded twice by builds, fits and evaluations that name it; None: the one that RAY_APP_CACHE names,
+    else none."""
+    price_per_hour: float | None = Field(default=None, ge=0)
+    """Of all machines together, for the report's price of a million rows; in a currency of your own."""
 
     def is_local(self, rows: int) -> bool:
         """Tell whether to work in this process: actors pay off from some tens of seconds of work."""
@@ -81,9 +139,17 @@ class DatasetSpec(Spec):
     classes: list[int] | None = None
     """Keep only rows with these labels; they keep their numbers."""
     splits: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
-    """Split → share of the rows, drawn by a hash of `row_id`: the same on every machine."""
+    """Split → share of the rows, drawn by a hash of `row_id`: the same on every machine. With `split_column`
+    a list of names."""
+    split_key: str | None = None
+    """Column by whose hash splits and sample are drawn instead, so that equal values (a speaker, a document)
+    are on one side; `file`: the file that a row was read from."""
+    split_column: str | None = None
+    """Column that holds the name of each row's split; nothing is drawn."""
+    sample: float | None = Field(default=None, gt=0, le=1)
+    """Share of all rows (or keys) to read, by hash; a larger one contains a smaller one."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Of the splits."""
+    """Of the splits and the sample."""
     transforms: list[Transform] = Field(default_factory=list)
     encoder: Encoder | None = None
     """Adds the column `embedding` when the dataset is built."""
@@ -95,7 +161,11 @@ class DatasetSpec(Spec):
     """Also add `logits`."""
     scorers: list[Score] = Field(default_factory=list)
     """Each adds `score_<name>`. `detectors/<name>` reads the embeddings: the bundle's, or one that learns
-    from the split that its key `fit` names."""
+    from the rows that its key `fit` names, as a scorer that learns does."""
+    selectors: list[Selector] = Field(default_factory=list)
+    """Each chooses among the rows that the one before it left, when all are scored."""
+    pool_rows: int = Field(default=100_000, ge=1)
+    """A selector that needs all rows in one process gets a sample by hash of so many."""
     keep: list[str] | None = None
     """Columns of the rows to write beside `row_id`, `label` and what is computed; None: all."""
     max_rejected: float = Field(default=0.01, ge=0, le=1)
@@ -104,13 +174,24 @@ class DatasetSpec(Spec):
     """Rows that are read, written and committed as one."""
     compute: Compute = Field(default_factory=Compute)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named_splits(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("split_column") and isinstance(value.get("splits"), list):
+            return {**value, "splits": dict.fromkeys(value["splits"], 1.0)}
+        return value
+
     @model_validator(mode="after")
     def _whole(self) -> "DatasetSpec":
+        if self.split_key is not None and self.split_column is not None:
+            raise ValueError("split_key draws splits and split_column reads them; give one of them")
+        if self.split_column is not None and not self.splits:
+            raise ValueError("split_column: needs `splits`, the names that the column holds: [train, test]")
         if (self.source is None) == (self.parent is None):
             raise ValueError("a dataset has either `source:` or `parent:`; give exactly one")
         if self.source is not None and self.split is not None:
             raise ValueError("split: chooses one of a parent's splits, and a source has none; leave it out")
-        if self.splits and abs(sum(self.splits.values()) - 1) > 1e-6:
+        if self.splits and self.split_column is None and abs(sum(self.splits.values()) - 1) > 1e-6:
             raise ValueError(f"splits: shares sum to {sum(self.splits.values()):g}; they must sum to 1")
         if self.encoder is not None and self.bundle is not None:
             raise ValueError("`encoder` and `bundle` both encode; give one of them")
@@ -132,6 +213,8 @@ class DatasetSpec(Spec):
                 raise ValueError(
                     f"scorers: {step.name} has learned nothing; give it `fit: <split>`, or give `bundle`"
                 )
+            if self.bundle is None and (learnt := fit_of(step)) is not None and learnt.data is not None:
+                raise ValueError(f"scorers: {step.name} learns from a split of this dataset, not another one")
             if self.bundle is not None and step.options:
                 raise ValueError(
                     f"scorers: {step.name} comes from the bundle as it is; leave its options out"

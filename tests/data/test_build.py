@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_app.data.build import build
-from ray_app.data.dataset import open_dataset
+from ray_app.data.dataset import Dataset, open_dataset
 from ray_app.data.ledger import footer_of
 from ray_app.errors import DataError, RunError, SpecError
+from ray_app.storage import Place
 from tests.data.rows import ENCODER, digits, images, spec, table
 
 LOCAL = {"executor": "local"}
@@ -74,7 +75,7 @@ def test_lineage_is_in_every_file_and_in_the_manifest(tmp_path: Path) -> None:
     assert manifest["lineage"]["parent_fingerprint"] == first.fingerprint
     assert manifest["rows"] == result.rows == len(row_ids(tmp_path / "b"))
     for path in (tmp_path / "b" / "data").glob("*.parquet"):
-        footer = footer_of(path)
+        footer = footer_of(Place.of(path))
         assert footer["parent_fingerprint"] == first.fingerprint
         assert footer["spec"]["classes"] == [3, 4]
         assert footer["rows"] == pq.read_metadata(path).num_rows
@@ -176,7 +177,7 @@ def test_a_second_run_reads_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "out" / "dataset.json").unlink()
     parts = tmp_path / "out" / "data"
     before = {path: path.stat().st_mtime_ns for path in parts.glob("*")}
-    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
+    monkeypatch.setattr(Dataset, "stream", lambda *_, **__: pytest.fail("input was read"))
     again = build(wanted, tmp_path / "out")
     assert again.resumed == again.units == 3
     assert before == {path: path.stat().st_mtime_ns for path in parts.glob("*")}
@@ -325,11 +326,8 @@ def test_on_ray_and_in_process_builds_hold_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_stages_error_comes_out_of_ray_as_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="encoder reads the column 'image'") as caught:
-        build(
-            spec(source={"name": "sklearn", "dataset": "wine"}, encoder=ENCODER, compute=ON_RAY),
-            tmp_path / "out",
-        )
+    with pytest.raises(DataError, match="has no logits") as caught:
+        build(digits(encoder=ENCODER, logits=True, compute=ON_RAY), tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ray_app.data.encoding import Encoding, is_out_of_memory
+from ray_app.data.encoding import Encoding, Settings, is_out_of_memory
 from ray_app.data.sources import Read
 from ray_app.errors import DataError
 from ray_app.methods.encoders import Features
@@ -13,7 +13,7 @@ from ray_app.methods.encoders import Features
 class Small(torch.nn.Module):
     """Takes so many rows at once; remembers how many it was given."""
 
-    modality, column, dim = "tensor", "tensor", 2
+    modality, column, dim, preparation = "tensor", "tensor", 2, None
 
     def __init__(self, fits: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ def embed(features: Features, batch: Any) -> dict[str, np.ndarray]:
 
 def test_a_batch_that_does_not_fit_is_halved_and_every_row_is_encoded_once() -> None:
     encoder = Small(fits=3)
-    encoding = Encoding(encoder, batch_size=16)  # type: ignore[arg-type]
+    encoding = Encoding(encoder, Settings(batch_size=16))  # type: ignore[arg-type]
     read = encoding.each(Read(rows(10)), embed)
     assert read.batch["row_id"].tolist() == [f"r{i}" for i in range(10)]
     np.testing.assert_allclose(read.batch["embedding"].sum(1), 1)
@@ -51,7 +51,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_every_row_is_encoded_once() -> 
 
 def test_a_row_that_does_not_fit_alone_is_named() -> None:
     with pytest.raises(DataError, match="row r0 alone does not fit cpu"):
-        Encoding(Small(fits=0), batch_size=4).each(Read(rows(3)), embed)  # type: ignore[arg-type]
+        Encoding(Small(fits=0), Settings(batch_size=4)).each(Read(rows(3)), embed)  # type: ignore[arg-type]
 
 
 def test_other_errors_are_not_taken_for_memory() -> None:

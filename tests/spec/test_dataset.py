@@ -40,7 +40,7 @@ ENCODER = {"name": "timm", "model": "test_resnet"}
         ),
         (
             {"source": SOURCE, "encoder": ENCODER, "scorers": [{"name": "detectors/knn", "fit": 3}]},
-            "`fit` names the split",
+            "`fit` names a split",
         ),
         (
             {"source": SOURCE, "bundle": "b", "scorers": ["detectors/knn", "detectors/knn"]},

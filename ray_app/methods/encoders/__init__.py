@@ -117,6 +117,8 @@ class Encoder(nn.Module):
     num_classes: int = 0
     """Width c of the logits; 0 where it has no classifier."""
 
+    low_precision: bool = False
+    """Whether it may compute in bfloat16, its weights converted; features are float32 all the same."""
     preparation: Preparation | None = None
     """How it prepares rows, where that can be done apart from it; `preprocess` then does only that."""
 

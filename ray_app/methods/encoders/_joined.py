@@ -31,7 +31,8 @@ class Joined(Encoder):
         self.modality = first.modality
         self.dim = sum(member.dim for member in members.values())
         self.num_classes = first.num_classes
-        self.preparation = cast(Encoder, first).preparation
+        self.preparation = first.preparation
+        self.low_precision = all(member.low_precision for member in members.values())
 
     @property
     def column(self) -> str:

@@ -35,6 +35,7 @@ class Timm(Encoder):
     """
 
     modality = "image"
+    low_precision = True
     mean: Tensor  # float32 [1, channels, 1, 1], not part of the state
     std: Tensor  # likewise
 

@@ -45,6 +45,7 @@ class Transformers(Encoder):
     """
 
     modality = "text"
+    low_precision = True
 
     def __init__(
         self,
