@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def decoded(read: Read, at_least: tuple[int, int] | None = None) -> Read:
     """Turn encoded images into pixels uint8 [h, w, c], and sounds into waveforms float32 [t] with their rate.
 
-    What is no image, or no sound, is rejected, and so is a `tensor` with NaN. Sounds are brought to the rate that the column `sample_rate`
-    says, if there is one, and keep their own otherwise; numbers become floats in -1..1.
+    What is no image, or no sound, is rejected, and so is a `tensor` with NaN. Sounds are brought to the rate
+    that the column `sample_rate` says, if there is one, and keep their own otherwise; whole numbers become
+    floats in -1..1.
 
     Args:
         read: Its columns `image` and `audio` hold files, or what was decoded already.

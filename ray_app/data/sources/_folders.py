@@ -105,7 +105,14 @@ class Folders(Source):
 
     @cached_property
     def _all(self) -> list[File]:
-        return find(self.path, self.suffixes)
+        found = find(self.path, self.suffixes)
+        # A path to a file is that file, whatever its name; a typing error would end as a rejected row.
+        if not found[0].name.lower().endswith(self.suffixes):
+            raise DataError(
+                f"{self.path}: is a file that ends in none of {', '.join(self.suffixes)};"
+                f" give a folder of {self.kind}"
+            )
+        return found
 
     @cached_property
     def _files(self) -> list[File]:

@@ -72,6 +72,8 @@ class Jsonl(Lines):
                 continue
             if row is not None:
                 rows.append(row)
+        if not self._sample:
+            raise DataError(f"{self.path}: holds nothing; check the path")
         if not rows:
             raise DataError(f"{self.path}: no line of the beginning is a JSON object; is it JSONL?")
         known = list(dict.fromkeys(name for row in rows for name in row if name != "row_id"))

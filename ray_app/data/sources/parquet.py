@@ -95,17 +95,14 @@ class Parquet(Source):
         return max(found, default=None)
 
     def units(self, rows_per_unit: int) -> list[Unit]:
-        """Divide the rows that the footers count."""
-        found = [
-            replace(unit, path=file.name)
-            for file in self.files
-            for unit in ranges(
-                file.name,
-                _open(file.place).metadata.num_rows,
-                rows_per_unit,
-                digest(self._chosen, fingerprint(file)),
-            )
-        ]
+        """Divide the rows that the footers count, which also say whether the files belong together."""
+        found: list[Unit] = []
+        for file in self.files:
+            opened = _open(file.place)
+            _check_schema(file.place, opened.schema_arrow, self.schema)
+            own = digest(self._chosen, fingerprint(file))
+            parts = ranges(file.name, opened.metadata.num_rows, rows_per_unit, own)
+            found += [replace(unit, path=file.name) for unit in parts]
         if not found:
             raise DataError(f"{self.path}: holds no rows; check the path")
         return found
@@ -153,7 +150,6 @@ def _open(place: Place) -> Any:
 def _pieces(place: Place, schema: pa.Schema, start: int) -> Iterator[pa.Table]:
     """Tables from row `start` on, each small; row groups before it are not decoded."""
     file = _open(place)
-    _check_schema(place, file.schema_arrow, schema)
     skip, groups = start, list(range(file.metadata.num_row_groups))
     while groups and skip >= (rows := file.metadata.row_group(groups[0]).num_rows):
         skip -= rows
