@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_app.data.arrow import nulls, to_batch
-from ray_app.data.sources import Read, Rejected, Source, Unit, digest, ranges, runs
+from ray_app.data.sources import Read, Source, Unit, digest, ranges, runs
 from ray_app.data.sources._files import File, find, fingerprint
+from ray_app.data.sources._tables import rows_of
 from ray_app.errors import DataError
 from ray_app.storage import Place
 
@@ -121,23 +121,8 @@ class Parquet(Source):
             rest: pa.Table | None = None
             for unit in run:
                 table, rest = _fill(rest, tables, len(unit), file, unit)
-                yield unit, self._rows(table, file, unit)
-
-    def _rows(self, table: pa.Table, file: File, unit: Unit) -> Read:
-        whole = {f.name for f in table.schema if _needs_values(f.type)}
-        row_ids = (
-            np.array([str(value) for value in table.column("row_id").to_pylist()], dtype=object)
-            if "row_id" in table.column_names
-            else np.array([f"{file.name}#{index}" for index in range(unit.start, unit.stop)], dtype=object)
-        )
-        reasons = {int(row): _missing(table, whole, int(row)) for row in np.flatnonzero(nulls(table, whole))}
-        reasons |= _undecodable(table)
-        bad = np.isin(np.arange(table.num_rows), list(reasons))
-        rejected = [Rejected(row_ids[row], reasons[row]) for row in sorted(reasons)]
-        if bad.any():
-            table = table.filter(pa.array(~bad))
-        batch = to_batch(table.drop_columns(["row_id"]) if "row_id" in table.column_names else table)
-        return Read({"row_id": row_ids[~bad], **batch}, rejected)
+                names = [f"{file.name}#{index}" for index in range(unit.start, unit.stop)]
+                yield unit, rows_of(table, names)
 
 
 def _open(place: Place) -> Any:
@@ -191,24 +176,6 @@ def _widens(kind: pa.DataType, other: pa.DataType) -> bool:
     return {kind, other} <= texts or {kind, other} <= {pa.binary(), pa.large_binary()}
 
 
-def _undecodable(table: pa.Table) -> dict[int, str]:
-    """Rows with a text that is no UTF-8: Arrow believes what the file says."""
-    reasons: dict[int, str] = {}
-    for name in table.column_names:
-        column = table.column(name)
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-            continue
-        try:
-            column.validate(full=True)
-        except pa.ArrowInvalid:
-            for row, value in enumerate(column.cast(pa.large_binary()).to_pylist()):
-                try:
-                    _ = value is None or value.decode()
-                except UnicodeDecodeError as error:
-                    reasons[row] = f"{name}: not UTF-8 (byte {value[error.start]:#04x} at {error.start})"
-    return reasons
-
-
 def _fill(
     rest: pa.Table | None, tables: Iterator[pa.Table], rows: int, file: File, unit: Unit
 ) -> tuple[pa.Table, pa.Table | None]:
@@ -224,12 +191,3 @@ def _fill(
         count += piece.num_rows
     table = pa.concat_tables(parts)
     return table.slice(0, rows), table.slice(rows) if count > rows else None
-
-
-def _needs_values(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_fixed_size_list(kind)
-
-
-def _missing(table: pa.Table, columns: set[str], row: int) -> str:
-    names = [name for name in table.column_names if name in columns and not table.column(name)[row].is_valid]
-    return f"no value in {', '.join(names)}"
