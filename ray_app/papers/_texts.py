@@ -19,6 +19,27 @@ if TYPE_CHECKING:
     from ray_app.methods import Batch
 
 
+MODULES = [
+    f"sklearn.{name}"
+    for name in (
+        "cluster",
+        "datasets",
+        "decomposition",
+        "ensemble",
+        "feature_extraction",
+        "gaussian_process",
+        "linear_model",
+        "metrics",
+        "model_selection",
+        "neighbors",
+        "preprocessing",
+        "svm",
+        "tree",
+    )
+]
+"""Of sklearn: a thousand documentation strings in a second or two."""
+
+
 def docstrings(
     packages: Sequence[str],
     *,
@@ -100,6 +121,22 @@ def reference(
     table = pq.read_table(reference_folder() / path, columns=list(columns)).to_pandas()
     batch = {name: table[name].to_numpy() for name in columns}
     return _drawn(_distinct(batch), limit, seed)
+
+
+def cut(texts: Sequence[str], length: int, limit: int, seed: int) -> list[str]:
+    """Return pieces of so many characters, drawn from all that texts can be cut into; a shorter rest is left.
+
+    Args:
+        texts: Long ones.
+        length: Of a piece.
+        limit: Most pieces.
+        seed: Of what is drawn.
+    """
+    pieces = [
+        text[start : start + length] for text in texts for start in range(0, len(text) - length + 1, length)
+    ]
+    order = np.random.default_rng(seed).permutation(len(pieces))
+    return [pieces[row] for row in order[:limit]]
 
 
 @cache

@@ -14,7 +14,7 @@ from ray_app.errors import SpecError
 from ray_app.papers import Claim, Outcome, Paper, Scale, lead, reaches
 from ray_app.papers._language_models import save, sequences_of, small_model, tokenizer_of, train
 from ray_app.papers._rows import choose, drawn
-from ray_app.papers._texts import docstrings, reference, without_near_duplicates
+from ray_app.papers._texts import MODULES, docstrings, reference, without_near_duplicates
 
 if TYPE_CHECKING:
     from ray_app.methods import Batch
@@ -50,24 +50,6 @@ PAPER = Paper(
 )
 
 EPOCHS = (1, 3, 5)
-MODULES = [
-    f"sklearn.{name}"
-    for name in (
-        "cluster",
-        "datasets",
-        "decomposition",
-        "ensemble",
-        "feature_extraction",
-        "gaussian_process",
-        "linear_model",
-        "metrics",
-        "model_selection",
-        "neighbors",
-        "preprocessing",
-        "svm",
-        "tree",
-    )
-]
 TOKENS = 32
 BATCH = 16
 
