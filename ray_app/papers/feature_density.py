@@ -9,6 +9,7 @@ from ray_app import registry
 from ray_app.errors import SpecError
 from ray_app.methods._linguistic import Linguistic
 from ray_app.papers import Claim, Outcome, Paper, Scale, reaches, stays
+from ray_app.papers._installed import MODULES, PACKAGES
 from ray_app.papers._texts import docstrings, reference
 
 if TYPE_CHECKING:
@@ -38,17 +39,6 @@ PAPER = Paper(
         Claim("window_drops_runs", "That window leaves out at least 0.30 of the preprocessings."),
     ],
 )
-
-# Packages that this one needs, so that every machine has them; a few modules of each, read in seconds.
-PACKAGES = ("sklearn", "scipy", "matplotlib", "networkx")
-MODULES = (
-    "sklearn.linear_model", "sklearn.ensemble", "sklearn.metrics", "sklearn.cluster", "sklearn.preprocessing",
-    "scipy.optimize", "scipy.signal", "scipy.linalg", "scipy.interpolate",
-    "matplotlib.axes", "matplotlib.axis", "matplotlib.patches", "matplotlib.transforms", "matplotlib.colors",
-    "matplotlib.image",
-    "networkx.algorithms.approximation", "networkx.algorithms.centrality", "networkx.algorithms.community",
-    "networkx.algorithms.flow", "networkx.classes",
-)  # fmt: skip
 
 _QUICK: Mapping[str, Mapping[str, Any]] = {
     "tokens": {},
