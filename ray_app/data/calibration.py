@@ -40,7 +40,7 @@ class _Sizes:
     usual_tokens: int
 
 
-_CPU = _Sizes(32, 6144, (16, 64), (2048, 1024, 6144), 256, 4096)
+_CPU = _Sizes(32, 3072, (16, 64), (1024, 2048), 256, 1024)
 _GPU = _Sizes(1024, 131072, (256, 64, 1024), (32768, 8192, 131072), 256, 32768)
 # A larger batch that is hardly faster is not worth its memory.
 _GAIN = 1.02
@@ -108,15 +108,16 @@ def _tried(encoding: Encoding, batch: "Batch", compute: Compute) -> Iterator[Tri
     else:
         tried = sizes.try_tokens if compute.batch_tokens is None else (compute.batch_tokens,)
         options = [replace(usually, batch_tokens=size) for size in tried]
-    first = _timed(encoding, sample, options[0])
+    first, exact = _timed(encoding, sample, options[0])
     yield first
     if compute.dtype == "auto" and encoding.encoder.low_precision and not encoding.gradients:
-        other = _timed(encoding, sample, replace(options[0], dtype="bfloat16"), than=first)
+        other, rounded = _timed(encoding, sample, replace(options[0], dtype="bfloat16"))
+        other = replace(other, cosine=_least_cosine(exact, rounded))
         yield other
         if _best([first, other]).dtype == "bfloat16":
             options = [replace(option, dtype="bfloat16") for option in options]
     for option in options[1:]:
-        yield _timed(encoding, sample, option)
+        yield _timed(encoding, sample, option)[0]
 
 
 def _sizes(device: str) -> _Sizes:
@@ -132,7 +133,8 @@ def _sample(lengths: np.ndarray | None, rows: int, sizes: _Sizes) -> np.ndarray:
     return order[np.linspace(0, rows - 1, count).round().astype(np.int64)]
 
 
-def _timed(encoding: Encoding, sample: "Batch", settings: Settings, than: Trial | None = None) -> Trial:
+def _timed(encoding: Encoding, sample: "Batch", settings: Settings) -> tuple[Trial, dict[str, np.ndarray]]:
+    """How fast the sample is with these settings, and its embeddings."""
     embeddings: dict[str, np.ndarray] = {}
 
     def use(features: "Features", batch: "Batch") -> dict[str, np.ndarray]:
@@ -141,37 +143,23 @@ def _timed(encoding: Encoding, sample: "Batch", settings: Settings, than: Trial 
 
     try:
         encoding.use_settings(settings)
-        # Kernels are chosen and memory is taken on the first batch, which is also the largest.
-        encoding.each(Read(take(sample, slice(-8, None))), use)
+        # Kernels are chosen and memory is taken on the first batch.
+        encoding.each(Read(take(sample, slice(-1, None))), use)
         begun = time.perf_counter()
         encoding.each(Read(sample), use)
         took = time.perf_counter() - begun
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error) or settings.dtype != "float32":
-            return Trial(settings, 0.0)
+            return Trial(settings, 0.0), {}
         raise
-    return Trial(settings, length(sample) / took, _least_cosine(encoding, sample, settings, embeddings, than))
+    return Trial(settings, length(sample) / took), embeddings
 
 
-def _least_cosine(
-    encoding: Encoding,
-    sample: "Batch",
-    settings: Settings,
-    embeddings: dict[str, np.ndarray],
-    than: Trial | None,
-) -> float | None:
-    if than is None:
-        return None
-    exact: dict[str, np.ndarray] = {}
-
-    def use(features: "Features", batch: "Batch") -> dict[str, np.ndarray]:
-        exact.update(zip(batch["row_id"], features.pooled.float().cpu().numpy(), strict=True))
-        return {}
-
-    encoding.use_settings(than.settings)
-    encoding.each(Read(sample), use)
-    encoding.use_settings(settings)
-    a, b = (torch.from_numpy(np.stack([one[name] for name in exact])) for one in (exact, embeddings))
+def _least_cosine(exact: dict[str, np.ndarray], rounded: dict[str, np.ndarray]) -> float:
+    """The least cosine of any row; 0 where a row has none."""
+    if exact.keys() != rounded.keys():
+        return 0.0
+    a, b = (torch.from_numpy(np.stack([one[name] for name in exact])) for one in (exact, rounded))
     return float(torch.cosine_similarity(a, b, dim=1).min())
 
 
