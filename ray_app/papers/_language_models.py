@@ -1,5 +1,6 @@
 """Small causal language models that a single core trains in seconds, and their tokenizers."""
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ray_app import registry
 from ray_app.methods import _causal
 
 _BEGIN, _PAD = "<s>", "<pad>"
@@ -124,6 +126,23 @@ def train(
             after(step + 1)
             net.train()
     return net.eval()
+
+
+def taught(tokenizer: Any, texts: Sequence[str], folder: Path, *, steps: int, seed: int) -> Any:
+    """Return a perplexity scorer, nats a character, whose small model was trained on texts.
+
+    Args:
+        tokenizer: Of the model; scores are comparable where it is the same.
+        texts: Cut into sequences without regard to where one ends.
+        folder: Where the model is kept.
+        steps: Batches; the number of passes follows from it.
+        seed: Of the start and the order.
+    """
+    net = small_model(tokenizer, seed=seed)
+    sequences = packed(tokenizer, texts, 64)
+    train(net, sequences, steps=steps, batch_size=16, lr=3e-3, warmup=0.1, seed=seed)
+    path = save(net, tokenizer, Path(tempfile.mkdtemp(dir=folder)) / "model")
+    return registry.build("scorers", "perplexity", {"model": path, "per": "char"})
 
 
 def save(net: Any, tokenizer: Any, folder: Path) -> str:

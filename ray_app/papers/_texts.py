@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -101,25 +101,26 @@ def without_near_duplicates(batch: "Batch", threshold: float = 0.5) -> "Batch":
         threshold: Share of common runs from which on one of two rows is left out.
     """
     selector = registry.build("selectors", "near_duplicates", {"threshold": threshold})
-    ids = np.array([str(row) for row in range(len(batch["text"]))], dtype=object)
-    view = View(row_ids=ids, texts=batch["text"])
+    view = View(row_ids=_numbered(len(batch["text"])), texts=batch["text"])
     kept = selector.select(view, np.inf, np.random.default_rng(0)).indices
     return choose(batch, np.sort(kept))
 
 
 def reference(
-    path: str, columns: Sequence[str] = ("text",), *, limit: int | None = None, seed: int = 0
+    path: str, columns: Sequence[str] = (), *, text: str = "text", limit: int | None = None, seed: int = 0
 ) -> "Batch":
-    """Return distinct texts of a file of the reference data, in random order.
+    """Return distinct texts of a file of the reference data, as `text`, in random order.
 
     Args:
         path: Relative to the reference folder.
-        columns: `text`, and what else is wanted.
+        columns: What else is wanted; `text` is there anyway.
+        text: The column that holds them.
         limit: Most rows, drawn at random; None: all.
         seed: Of the order, and of what is drawn.
     """
-    table = pq.read_table(reference_folder() / path, columns=list(columns)).to_pandas()
-    batch = {name: table[name].to_numpy() for name in columns}
+    others = [name for name in columns if name != "text"]
+    table = pq.read_table(reference_folder() / path, columns=[text, *others]).to_pandas()
+    batch = {"text": table[text].to_numpy(), **{name: table[name].to_numpy() for name in others}}
     return _drawn(_distinct(batch), limit, seed)
 
 
@@ -137,6 +138,28 @@ def cut(texts: Sequence[str], length: int, limit: int, seed: int) -> list[str]:
     ]
     order = np.random.default_rng(seed).permutation(len(pieces))
     return [pieces[row] for row in order[:limit]]
+
+
+def cheapest(pool: "Batch", scores: np.ndarray, fraction: float) -> "Batch":
+    """Return the rows with the lowest scores, the lowest first, up to a share of the pool's characters.
+
+    Args:
+        pool: With the column `text`.
+        scores: [n]; negate them where the highest are wanted.
+        fraction: Of all characters.
+    """
+    options = {"by": "score", "fraction": fraction, "order": "ascending", "weight": "chars"}
+    selector = registry.build("selectors", "top_fraction", options)
+    costs = np.array([len(text) for text in pool["text"]], dtype=np.float64)
+    view = View(row_ids=_numbered(len(costs)), score=scores, costs=costs)
+    budget = selector.budget(len(costs), float(costs.sum()))
+    return choose(pool, selector.select(view, budget, np.random.default_rng(0)).indices)
+
+
+def bits_per_character(scorer: Any, batch: "Batch") -> float:
+    """Return what a scorer by nats a character says of texts together, in bits: long ones weigh more."""
+    lengths = np.array([len(text) for text in batch["text"]])
+    return float((scorer.score(batch) * lengths).sum() / lengths.sum() / np.log(2))
 
 
 @cache
@@ -164,3 +187,7 @@ def _distinct(batch: "Batch") -> "Batch":
 def _drawn(batch: "Batch", limit: int | None, seed: int) -> "Batch":
     order = np.random.default_rng(seed).permutation(len(batch["text"]))
     return choose(batch, order[:limit])
+
+
+def _numbered(n: int) -> np.ndarray:
+    return np.array([str(row) for row in range(n)], dtype=object)

@@ -13,13 +13,20 @@ from ray_app import registry
 from ray_app.errors import SpecError
 from ray_app.methods.combiners import Candidate
 from ray_app.methods.encoders import Encoder
-from ray_app.methods.selectors import View
 from ray_app.papers import Claim, Outcome, Paper, Scale, lead, reaches
 from ray_app.papers._cifar import SIZE, cifar10
 from ray_app.papers._digits import digits
-from ray_app.papers._language_models import packed, save, small_model, tokenizer_of, train
+from ray_app.papers._language_models import taught, tokenizer_of
 from ray_app.papers._rows import Parts, choose, drawn, rows_of, small_net, train_on
-from ray_app.papers._texts import MODULES, cut, docstrings, reference, without_near_duplicates
+from ray_app.papers._texts import (
+    MODULES,
+    bits_per_character,
+    cheapest,
+    cut,
+    docstrings,
+    reference,
+    without_near_duplicates,
+)
 from ray_app.tune.combine import OnRows
 
 if TYPE_CHECKING:
@@ -136,9 +143,9 @@ def _filtered(corpus: _Corpus, learner: "Callable[[_Corpus, int], Bits]", seed: 
     scores = scorer.score(corpus.pool)
     rng = np.random.default_rng(seed)
     chosen = {
-        "lowest": _fifth(corpus.pool, scores, "ascending"),
-        "highest": _fifth(corpus.pool, scores, "descending"),
-        **{f"random {i}": _fifth(corpus.pool, rng.random(len(scores)), "ascending") for i in range(DRAWS)},
+        "lowest": cheapest(corpus.pool, scores, FRACTION),
+        "highest": cheapest(corpus.pool, -scores, FRACTION),
+        **{f"random {i}": cheapest(corpus.pool, rng.random(len(scores)), FRACTION) for i in range(DRAWS)},
     }
     bits = learner(corpus, seed)
     result = {f"{name}: bits": bits(rows) for name, rows in chosen.items()}
@@ -154,22 +161,13 @@ def _filtered(corpus: _Corpus, learner: "Callable[[_Corpus, int], Bits]", seed: 
     }
 
 
-def _fifth(pool: "Batch", scores: np.ndarray, order: str) -> "Batch":
-    """The rows at one end, up to a fifth of the pool's characters."""
-    options = {"by": "score", "fraction": FRACTION, "order": order, "weight": "chars"}
-    selector = registry.build("selectors", "top_fraction", options)
-    costs = np.array([len(text) for text in pool["text"]], dtype=np.float64)
-    ids = np.array([str(row) for row in range(len(costs))], dtype=object)
-    view = View(row_ids=ids, score=scores, costs=costs)
-    budget = selector.budget(len(costs), float(costs.sum()))
-    return choose(pool, selector.select(view, budget, np.random.default_rng(0)).indices)
-
-
 def _characters(corpus: _Corpus, seed: int) -> Bits:
     """The learner is the n-gram model itself, on other texts."""
 
     def bits(rows: "Batch") -> float:
-        return _bits(registry.build("scorers", "perplexity", {"order": 4}).fit(rows), corpus.held_out)
+        return bits_per_character(
+            registry.build("scorers", "perplexity", {"order": 4}).fit(rows), corpus.held_out
+        )
 
     return bits
 
@@ -181,23 +179,12 @@ def _transformer(folder: Path) -> "Callable[[_Corpus, int], Bits]":
         tokenizer = tokenizer_of(corpus.filter["text"].tolist())
 
         def bits(rows: "Batch") -> float:
-            net = small_model(tokenizer, max_tokens=64, seed=seed)
-            sequences = packed(tokenizer, rows["text"].tolist(), 64)
-            train(net, sequences, steps=250, batch_size=16, lr=3e-3, warmup=0.1, seed=seed)
-            path = save(net, tokenizer, Path(tempfile.mkdtemp(dir=folder)) / "model")
-            return _bits(
-                registry.build("scorers", "perplexity", {"model": path, "per": "char"}), corpus.held_out
-            )
+            scorer = taught(tokenizer, rows["text"].tolist(), folder, steps=250, seed=seed)
+            return bits_per_character(scorer, corpus.held_out)
 
         return bits
 
     return make
-
-
-def _bits(scorer: Any, batch: "Batch") -> float:
-    """Bits a character, long texts weighing more."""
-    lengths = np.array([len(text) for text in batch["text"]])
-    return float((scorer.score(batch) * lengths).sum() / lengths.sum() / np.log(2))
 
 
 def _documentation(seed: int) -> _Corpus:
@@ -208,7 +195,7 @@ def _documentation(seed: int) -> _Corpus:
 def _passages(seed: int) -> _Corpus:
     """Edited English; noise is half corrupted passages, half web pages with their menus and code."""
     fitted, clean, noisy, held_out = drawn(_distinct_passages(), [100, 250, 250, 150], seed)
-    pages = reference("web_pages/pages.parquet", ("page_text",), seed=seed)["page_text"]
+    pages = reference("web_pages/pages.parquet", text="page_text", seed=seed)["text"]
     code = reference("code_language/files.parquet", seed=seed)["text"]
     foreign = cut([*pages[:80], *code[:300]], 1800, 250, seed)
     return _Corpus(
@@ -223,7 +210,7 @@ def _distinct_documentation() -> "Batch":
 
 @cache
 def _distinct_passages() -> "Batch":
-    found = reference("web_text/passages.parquet", ("text", "lang", "style"))
+    found = reference("web_text/passages.parquet", ("lang", "style"))
     return without_near_duplicates(choose(found, (found["lang"] == "en") & (found["style"] == "edited")))
 
 
