@@ -93,6 +93,13 @@ class Source(ABC):
         """Return the largest number in a column, where the source knows it without reading the rows."""
         return None
 
+    def is_sequential(self, unit: Unit) -> bool:
+        """Tell whether reading it means reading its file up to it, as where the file is packed.
+
+        One process then had better read all of such a file's units, in their order.
+        """
+        return False
+
     def stream(self, units: Sequence[Unit]) -> "Iterator[tuple[Unit, Read]]":
         """Read several units in one pass; units of one file that follow each other cost one reading of it."""
         for unit in units:

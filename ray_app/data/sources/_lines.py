@@ -91,6 +91,14 @@ class Lines(Source):
         for run in runs(units, self._goes_on):
             yield from self._run(self._file(run[0].path), run)
 
+    def is_sequential(self, unit: Unit) -> bool:
+        """Tell whether its file is packed."""
+        return any(file.name == unit.path and is_compressed(file) for file in self.files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without the first lines, of which the worker needs only what they said of the columns."""
+        return {key: value for key, value in vars(self).items() if key != "_sample"}
+
     @abstractmethod
     def _row(self, content: bytes) -> Sequence[Any] | None:
         """Return a row's values in the order of `columns`; None: there is no row.

@@ -108,6 +108,10 @@ class Webdataset(Source):
                 # A unit ends where a sample does, so none is taken that the next one needs.
                 yield unit, self._read(file, unit, found)
 
+    def is_sequential(self, unit: Unit) -> bool:
+        """Tell whether its file is packed."""
+        return any(file.name == unit.path and is_packed(file) for file in self.files)
+
     def _units(self, file: File, rows_per_unit: int) -> Iterator[Unit]:
         start = stop = rows = 0
         for sample in samples(file, wanted=frozenset(), max_bytes=0):

@@ -1,5 +1,6 @@
 """Rows of text files against the standard library's own parsers, and what they refuse."""
 
+import copy
 import csv
 import gzip
 import io
@@ -295,6 +296,23 @@ def test_a_packed_file_is_unpacked_once_for_all_of_its_units(
     found = [n for _, read in source.stream(chosen) for n in read.batch["n"].tolist()]
     assert len(opened) == 1
     assert found == [n for unit in chosen for n in source.read(unit).batch["n"].tolist()]
+
+
+def test_only_a_packed_files_units_want_to_be_read_in_order_and_a_source_travels_small(
+    tmp_path: Path,
+) -> None:
+    lines = "".join(f'{{"n": {i}, "text": "{"x" * 1000}"}}\n' for i in range(300)).encode()
+    write(tmp_path / "a.jsonl", lines)
+    write(tmp_path / "b.jsonl.gz", gzip.compress(lines))
+    source = open_source("jsonl", tmp_path)
+    units = source.units(100)
+    assert [source.is_sequential(unit) for unit in units] == [unit.path == "b.jsonl.gz" for unit in units]
+    assert source.columns == ["n", "text"]
+    state = copy.copy(source)
+    assert len(str(vars(state))) < 10_000
+    assert [read.batch["n"].tolist() for _, read in state.stream(units)] == [
+        read.batch["n"].tolist() for _, read in source.stream(units)
+    ]
 
 
 def test_several_members_of_gzip_are_one_file(tmp_path: Path) -> None:
