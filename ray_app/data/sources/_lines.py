@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from ray_app.data.arrow import objects
 from ray_app.data.sources import Read, Rejected, Source, Unit, digest, runs, unit_id
 from ray_app.data.sources._files import File, find, fingerprint
-from ray_app.data.sources._records import BLOCK, COMPRESSED, Joiner, Record, blocks, is_compressed, lines
+from ray_app.data.sources._records import BLOCK, COMPRESSED, Joiner, Record, blocks, is_packed, lines
 from ray_app.errors import DataError
 from ray_app.storage import Place
 
@@ -93,11 +93,11 @@ class Lines(Source):
 
     def is_sequential(self, unit: Unit) -> bool:
         """Tell whether its file is packed."""
-        return any(file.name == unit.path and is_compressed(file) for file in self.files)
+        return is_packed(str(unit.path))
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel without the first lines, of which the worker needs only what they said of the columns."""
-        return {key: value for key, value in vars(self).items() if key != "_sample"}
+        return {key: value for key, value in vars(self).items() if key not in ("_sample", "_by_name")}
 
     @abstractmethod
     def _row(self, content: bytes) -> Sequence[Any] | None:
@@ -160,8 +160,12 @@ class Lines(Source):
             rows=max(1, rows),
         )
 
+    @cached_property
+    def _by_name(self) -> dict[str | None, File]:
+        return {file.name: file for file in self.files}
+
     def _file(self, name: str | None) -> File:
-        file = next((file for file in self.files if file.name == name), None)
+        file = self._by_name.get(name)
         if file is None:
             raise DataError(f"{self.path}: {name} is gone since the run was planned; run it again")
         file.check()
@@ -169,7 +173,7 @@ class Lines(Source):
 
     def _goes_on(self, last: Unit, unit: Unit) -> bool:
         # A packed file has to be unpacked from its beginning, so reading on is always cheaper.
-        return last.stop == unit.start or (last.stop < unit.start and is_compressed(self._file(unit.path)))
+        return last.stop == unit.start or (last.stop < unit.start and self.is_sequential(unit))
 
     def _run(self, file: File, run: Sequence[Unit]) -> Iterator[tuple[Unit, Read]]:
         records = self._records(file, run[0].start, run[-1].stop)
@@ -248,7 +252,7 @@ def _without_mark(found: Iterator[Record]) -> Iterator[Record]:
 
 
 def _size(file: File) -> int:
-    return sum(map(len, blocks(file))) if is_compressed(file) else file.size
+    return sum(map(len, blocks(file))) if is_packed(file.name) else file.size
 
 
 __all__ = ["MAX_BYTES", "Lines", "decoded_text"]

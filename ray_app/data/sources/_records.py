@@ -18,9 +18,9 @@ Joiner: TypeAlias = Callable[[Iterator[Record]], Iterator[Record]]
 """Makes records of lines, where a record may be several."""
 
 
-def is_compressed(file: File) -> bool:
-    """Tell whether reading from the middle means unpacking all before it."""
-    return file.place.suffix in COMPRESSED
+def is_packed(name: str) -> bool:
+    """Tell whether reading a file from its middle means unpacking all before it."""
+    return name.lower().endswith(COMPRESSED)
 
 
 def blocks(file: File, start: int = 0) -> Iterator[bytes]:
@@ -31,7 +31,7 @@ def blocks(file: File, start: int = 0) -> Iterator[bytes]:
     """
     at = start
     try:
-        if is_compressed(file):
+        if is_packed(file.name):
             with file.place.stream() as stream:
                 while start > 0 and (passed := len(stream.read(min(start, BLOCK)))):
                     start -= passed

@@ -32,9 +32,9 @@ class Sample:
     """An extension that is there more than once."""
 
 
-def is_packed(file: File) -> bool:
-    """Tell whether reading from the middle means unpacking all before it."""
-    return not file.name.lower().endswith(".tar")
+def is_packed(name: str) -> bool:
+    """Tell whether reading a file from its middle means unpacking all before it."""
+    return not name.lower().endswith(".tar")
 
 
 def samples(file: File, start: int = 0, *, wanted: frozenset[str], max_bytes: int) -> Iterator[Sample]:
@@ -51,7 +51,7 @@ def samples(file: File, start: int = 0, *, wanted: frozenset[str], max_bytes: in
     """
     try:
         with ExitStack() as stack:
-            reader = _Reader(stack.enter_context(_opened(file)), seeks=not is_packed(file))
+            reader = _Reader(stack.enter_context(_opened(file)), seeks=not is_packed(file.name))
             reader.seek(start)
             # Read in the order in which it lies there, so that this works for a packed one, too.
             tar = stack.enter_context(tarfile.TarFile(fileobj=reader, mode="r"))  # type: ignore[arg-type]
@@ -124,7 +124,7 @@ class _Reader:
 def _opened(file: File) -> Any:
     if file.name.lower().endswith(".tgz"):
         return pa.CompressedInputStream(file.place.open(), "gzip")
-    return file.place.stream() if is_packed(file) else file.place.open()
+    return file.place.stream() if is_packed(file.name) else file.place.open()
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:

@@ -75,6 +75,10 @@ class Parquet(Source):
         """The files, sorted by name."""
         return find(self.path, (".parquet", ".pq"))
 
+    @cached_property
+    def _by_name(self) -> dict[str | None, File]:
+        return {file.name: file for file in self.files}
+
     def fingerprint(self) -> str:
         """Return a hash of the files' names and fingerprints."""
         return digest(self._chosen, [(file.name, fingerprint(file)) for file in self.files])
@@ -114,7 +118,7 @@ class Parquet(Source):
     def stream(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Read]]:
         """Read units; those of one file that follow each other decode it once."""
         for run in runs(units, lambda last, unit: last.stop == unit.start):
-            file = next((file for file in self.files if file.name == run[0].path), None)
+            file = self._by_name.get(run[0].path)
             if file is None:
                 raise DataError(f"{self.path}: {run[0].path} is gone since the run was planned; run it again")
             tables = _pieces(file.place, self.schema, run[0].start)

@@ -93,13 +93,12 @@ class Webdataset(Source):
 
     def stream(self, units: Sequence[Unit]) -> Iterator[tuple[Unit, Read]]:
         """Read units; those of one file that follow each other cost one reading of it."""
-        files = {file.name: file for file in self.files}
 
         def goes_on(last: Unit, unit: Unit) -> bool:
-            return last.stop == unit.start or (last.stop < unit.start and is_packed(files[str(unit.path)]))
+            return last.stop == unit.start or (last.stop < unit.start and self.is_sequential(unit))
 
         for run in runs(units, goes_on):
-            file = files.get(str(run[0].path))
+            file = self._by_name.get(run[0].path)
             if file is None:
                 raise DataError(f"{self.path}: {run[0].path} is gone since the run was planned; run it again")
             file.check()
@@ -110,7 +109,11 @@ class Webdataset(Source):
 
     def is_sequential(self, unit: Unit) -> bool:
         """Tell whether its file is packed."""
-        return any(file.name == unit.path and is_packed(file) for file in self.files)
+        return is_packed(str(unit.path))
+
+    @cached_property
+    def _by_name(self) -> dict[str | None, File]:
+        return {file.name: file for file in self.files}
 
     def _units(self, file: File, rows_per_unit: int) -> Iterator[Unit]:
         start = stop = rows = 0
