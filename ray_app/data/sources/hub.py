@@ -72,6 +72,10 @@ class Hub(Source):
 
     def fingerprint(self) -> str:
         """Return a hash of the columns' types and the rows: of all, or of the first and last ones."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         data = self._data
         state = hashlib.sha256(digest(self.split, str(data.features), len(data)).encode())
         small = data.data.nbytes <= _HASHED_BYTES

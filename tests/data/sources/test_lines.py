@@ -4,6 +4,7 @@ import copy
 import csv
 import gzip
 import io
+import itertools
 import json
 import re
 import tracemalloc
@@ -57,8 +58,8 @@ def test_records_are_those_of_a_plain_split(parts: list[bytes], block: int) -> N
 
 
 def test_what_is_too_long_is_skipped_without_being_held() -> None:
-    blocks = ([b"x" * 1000] * 5000, [b"\nshort\n"], [b"y" * 1001, b"\n\nend"])
-    stream = (block for part in blocks for block in part)
+    fresh = (bytes([120 + i % 2]) * 1000 for i in range(5000))
+    stream = itertools.chain(fresh, [b"\nshort\n"], [b"y" * 1001, b"\n\nend"])
     tracemalloc.start()
     found = list(lines(stream, 0, 1000))
     _, peak = tracemalloc.get_traced_memory()
