@@ -85,13 +85,13 @@ RECIPES: Mapping[Scale, _Recipe] = {
         judged=50,
     ),
     "reference": _Recipe(
-        texts=lambda: without_near_duplicates(reference("hate_speech/train.parquet", limit=14_000)),
-        pretraining=8000,
-        steps=400,
+        texts=lambda: without_near_duplicates(reference("hate_speech/train.parquet", limit=9000)),
+        pretraining=6000,
+        steps=300,
         size={"dim": 256, "layers": 4},
-        members=1000,
+        members=700,
         known=500,
-        judged=500,
+        judged=200,
     ),
 }
 
