@@ -48,7 +48,7 @@ class File:
             raise DataError(f"{self.place}: changed since the run was planned; run it again")
 
 
-def find(pattern: str, suffixes: Collection[str]) -> list[File]:
+def find(pattern: str, suffixes: Collection[str], *, any_name: bool = False) -> list[File]:
     """Return the files of a path, a folder (searched in depth) or a glob, sorted by name.
 
     Links to files count as files, links to folders are not followed: one may lead back to where it lies.
@@ -56,6 +56,7 @@ def find(pattern: str, suffixes: Collection[str]) -> list[File]:
     Args:
         pattern: See Place.of; it may be a URL.
         suffixes: In a folder, those that count, in lower case.
+        any_name: Also return files that cannot be opened for their name; see check_name.
 
     Raises:
         DataError: There are none; the message says what was looked for.
@@ -82,6 +83,8 @@ def find(pattern: str, suffixes: Collection[str]) -> list[File]:
     )
     if not found:
         raise DataError(f"{pattern}: no files ending in {', '.join(sorted(suffixes))} there; check the path")
+    for file in found if not any_name else ():
+        check_name(file)
     many = sum(max(0, file.size) for file in found) > HASHED_BYTES_IN_ALL
     return [File(f.place, f.name, f.size, f.mtime_ns, hashed=False) for f in found] if many else found
 
@@ -99,6 +102,18 @@ def fingerprint(file: File) -> str:
         return _fingerprint(file)
     except OSError as error:
         raise _unreadable(str(file.place), error) from error
+
+
+def check_name(file: File) -> None:
+    """Refuse a file that Arrow cannot open for its name.
+
+    Raises:
+        DataError: Its name is not UTF-8.
+    """
+    try:
+        str(file.place).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{file.name}: its name is no UTF-8; rename it") from error
 
 
 @lru_cache(maxsize=4096)
@@ -135,7 +150,8 @@ def _below(root: Place, depth: int | None) -> Iterator[File]:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    name = f"{within}{entry.name}"
+                    # A name on a disk may be any bytes; what rows are called is text.
+                    name = within + os.fsencode(entry.name).decode("utf-8", "backslashreplace")
                     if entry.is_dir(follow_symlinks=False):
                         if depth is None or name.count("/") < depth:
                             waiting.append((f"{name}/", entry.path))

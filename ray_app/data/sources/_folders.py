@@ -9,7 +9,7 @@ import numpy as np
 
 from ray_app.data.arrow import objects
 from ray_app.data.sources import Read, Rejected, Source, Unit, digest, unit_id
-from ray_app.data.sources._files import File, find
+from ray_app.data.sources._files import File, check_name, find
 from ray_app.errors import DataError
 from ray_app.storage import Place
 
@@ -105,7 +105,7 @@ class Folders(Source):
 
     @cached_property
     def _all(self) -> list[File]:
-        found = find(self.path, self.suffixes)
+        found = find(self.path, self.suffixes, any_name=True)
         # A path to a file is that file, whatever its name; a typing error would end as a rejected row.
         if not found[0].name.lower().endswith(self.suffixes):
             raise DataError(
@@ -132,6 +132,7 @@ def _content(file: File, max_bytes: int) -> bytes | DataError:
     if file.size > max_bytes:
         return DataError(f"file of {file.size:,} bytes; the limit is {max_bytes:,}")
     try:
+        check_name(file)
         content = file.place.read_bytes()
     except DataError as error:
         return error

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ray_app import registry
@@ -55,6 +55,31 @@ def test_records_are_those_of_a_plain_split(parts: list[bytes], block: int) -> N
     quotes = [text for _, text in quoted(b'"', 2**20)(iter(found))]
     assert b"\n".join(text for text in quotes if text is not None) == plain
     assert all(text is not None and text.count(b'"') % 2 == 0 for text in quotes[:-1])
+
+
+@settings(
+    derandomize=True,
+    deadline=None,
+    max_examples=80,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.lists(st.sampled_from(["a", "bc\n", "\n", "\r\n", "\n\n", "long " * 9, "\u00e4", " "]), max_size=40),
+    st.sampled_from(["line", "paragraph"]),
+    st.sampled_from(["", ".gz"]),
+    st.integers(1, 4),
+)
+def test_however_a_text_is_cut_its_rows_are_the_same(
+    tmp_path: Path, parts: list[str], by: str, packed: str, size: int
+) -> None:
+    content = "".join(["first\n", *parts]).encode()
+    path = write(tmp_path / f"a.txt{packed}", gzip.compress(content) if packed else content)
+    once = whole(open_source("text", path, by=by), 10_000).batch
+    cut = whole(open_source("text", path, by=by), size).batch
+    assert cut["row_id"].tolist() == once["row_id"].tolist()
+    assert cut["text"].tolist() == once["text"].tolist()
+    plain = [line for line in content.decode().replace("\r\n", "\n").split("\n") if line.strip()]
+    assert "\n".join(once["text"]).split("\n") == plain
 
 
 def test_what_is_too_long_is_skipped_without_being_held() -> None:
