@@ -103,7 +103,7 @@ class Parquet(Source):
         found: list[Unit] = []
         for file in self.files:
             opened = _open(file.place)
-            _check_schema(file.place, opened.schema_arrow, self.schema)
+            _common(file.place, opened.schema_arrow, self.schema)
             own = digest(self._chosen, fingerprint(file))
             parts = ranges(file.name, opened.metadata.num_rows, rows_per_unit, own)
             found += [replace(unit, path=file.name) for unit in parts]
@@ -139,6 +139,7 @@ def _open(place: Place) -> Any:
 def _pieces(place: Place, schema: pa.Schema, start: int) -> Iterator[pa.Table]:
     """Tables from row `start` on, each small; row groups before it are not decoded."""
     file = _open(place)
+    target = _common(place, file.schema_arrow, schema)
     skip, groups = start, list(range(file.metadata.num_row_groups))
     while groups and skip >= (rows := file.metadata.row_group(groups[0]).num_rows):
         skip -= rows
@@ -148,7 +149,7 @@ def _pieces(place: Place, schema: pa.Schema, start: int) -> Iterator[pa.Table]:
             if skip >= record.num_rows:
                 skip -= record.num_rows
                 continue
-            yield pa.Table.from_batches([record.slice(skip)]).select(schema.names).cast(schema)
+            yield pa.Table.from_batches([record.slice(skip)]).select(target.names).cast(target)
             skip = 0
     except (pa.ArrowException, OSError) as error:
         raise DataError(
@@ -156,20 +157,27 @@ def _pieces(place: Place, schema: pa.Schema, start: int) -> Iterator[pa.Table]:
         ) from error
 
 
-def _check_schema(place: Place, found: pa.Schema, expected: pa.Schema) -> None:
-    """Refuse a file whose columns are not the first one's: a dataset's column has one type."""
+def _common(place: Place, found: pa.Schema, expected: pa.Schema) -> pa.Schema:
+    """Return as what to read a file, so that a column has one type in all files.
+
+    Raises:
+        DataError: It lacks a column that the first file has, or holds something else in it.
+    """
+    fields = []
     for field in expected:
         if field.name not in found.names:
             raise DataError(
                 f"{place}: has no column {field.name!r}, which the first file has"
                 f" (columns: {', '.join(found.names)}); read them apart, or choose `columns`"
             )
-        kind = found.field(field.name).type
-        if kind != field.type and not _widens(kind, field.type):
+        own = found.field(field.name)
+        if not (_widens(own.type, field.type) or _read_alike(own.type, field.type)):
             raise DataError(
-                f"{place}: its column {field.name!r} is {kind}, the first file's is {field.type};"
+                f"{place}: its column {field.name!r} is {own.type}, the first file's is {field.type};"
                 " read them apart, or choose `columns`"
             )
+        fields.append(own.with_type(field.type) if _widens(own.type, field.type) else own)
+    return pa.schema(fields)
 
 
 def _widens(kind: pa.DataType, other: pa.DataType) -> bool:
@@ -178,6 +186,16 @@ def _widens(kind: pa.DataType, other: pa.DataType) -> bool:
         return bool(np.can_cast(kind.to_pandas_dtype(), other.to_pandas_dtype(), "safe"))
     texts = {pa.string(), pa.large_string()}
     return {kind, other} <= texts or {kind, other} <= {pa.binary(), pa.large_binary()}
+
+
+def _read_alike(kind: pa.DataType, other: pa.DataType) -> bool:
+    """Whether one build may have written both, for units that looked different."""
+    if kind == other or pa.types.is_null(kind) or pa.types.is_null(other):
+        return True
+    # Arrays of one shape are lists of one length, others are not; where all are missing, they are strings.
+    if pa.types.is_nested(kind) and pa.types.is_nested(other):
+        return True
+    return {kind, other} <= {pa.string(), pa.large_string(), pa.binary(), pa.large_binary()}
 
 
 def _fill(

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_app import registry
+from ray_app.data.arrow import objects, to_table
 from ray_app.data.sources import _files
 from ray_app.data.sources._files import find, fingerprint
 from ray_app.data.sources.images import Images
@@ -143,6 +144,21 @@ def test_a_file_with_other_columns_than_the_first_is_refused_and_a_narrower_numb
         source = Parquet(path=str(tmp_path))
         with pytest.raises(DataError, match=message):
             list(source.stream(source.units(9)))
+
+
+def test_units_of_one_build_may_differ_in_shape(tmp_path: Path) -> None:
+    batches = [
+        {"x": np.arange(12.0).reshape(2, 2, 3), "text": objects([None, None])},
+        {"x": np.arange(6.0).reshape(1, 3, 2), "text": objects([b"bytes"])},
+        {"x": objects([np.zeros(2), np.zeros((1, 3))]), "text": objects(["a", "b"])},
+    ]
+    for number, batch in enumerate(batches):
+        pq.write_table(to_table(batch), tmp_path / f"{number}.parquet")
+    source = Parquet(path=str(tmp_path))
+    reads = [read.batch for _, read in source.stream(source.units(9))]
+    assert [value.shape for batch in reads for value in batch["x"]] == [(2, 3), (2, 3), (3, 2), (2,), (1, 3)]
+    np.testing.assert_array_equal(reads[1]["x"], batches[1]["x"])
+    assert [value for batch in reads for value in batch["text"]] == [None, None, b"bytes", "a", "b"]
 
 
 def test_images_take_folders_for_classes(tmp_path: Path) -> None:
