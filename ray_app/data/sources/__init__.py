@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from ray_app.methods import Batch
 
 
+UNIT_BYTES = 64 * 2**20
+"""A unit is held in memory, and pictures take ten times as much there as in their files: a unit of large rows
+has fewer of them than was asked for."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """A range of input rows that is read, computed, written and committed as one."""

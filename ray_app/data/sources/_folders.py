@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from ray_app.data.arrow import objects
-from ray_app.data.sources import Read, Rejected, Source, Unit, digest, unit_id
+from ray_app.data.sources import UNIT_BYTES, Read, Rejected, Source, Unit, digest, unit_id
 from ray_app.data.sources._files import File, check_name, find
 from ray_app.errors import DataError
 from ray_app.storage import Place
@@ -64,18 +64,16 @@ class Folders(Source):
     def units(self, rows_per_unit: int) -> list[Unit]:
         """Divide the sorted files."""
         # The count is part of the name: a file more or less shifts the rows of every unit after it.
-        files = self._files
-        return [
-            Unit(
-                unit_id(self.kind, start, start + len(part)),
-                None,
-                start,
-                start + len(part),
-                digest([file.stamp for file in part]),
-            )
-            for start in range(0, len(files), rows_per_unit)
-            for part in [files[start : start + rows_per_unit]]
-        ]
+        found: list[Unit] = []
+        start = size = 0
+        for stop, file in enumerate(self._files, 1):
+            size += max(0, file.size)
+            after = self._files[stop].size if stop < len(self._files) else 0
+            if stop - start == rows_per_unit or stop == len(self._files) or size + after > UNIT_BYTES:
+                own = digest([file.stamp for file in self._files[start:stop]])
+                found.append(Unit(unit_id(self.kind, start, stop), None, start, stop, own))
+                start, size = stop, 0
+        return found
 
     def read(self, unit: Unit) -> Read:
         """Return a unit's files as bytes."""

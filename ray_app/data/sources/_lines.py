@@ -13,15 +13,13 @@ from itertools import chain
 from typing import Any, ClassVar
 
 from ray_app.data.arrow import objects
-from ray_app.data.sources import Read, Rejected, Source, Unit, digest, runs, unit_id
+from ray_app.data.sources import UNIT_BYTES, Read, Rejected, Source, Unit, digest, runs, unit_id
 from ray_app.data.sources._files import File, find, fingerprint
 from ray_app.data.sources._records import BLOCK, COMPRESSED, Joiner, Record, blocks, is_packed, lines
 from ray_app.errors import DataError
 from ray_app.storage import Place
 
 MAX_BYTES = 8 * 2**20
-# A unit is held in memory.
-_UNIT_BYTES = 64 * 2**20
 _UNPACKERS = 8
 
 
@@ -38,8 +36,8 @@ class Lines(Source):
     def __init__(self, *, path: str, max_bytes: int = MAX_BYTES) -> None:
         if not isinstance(path, str) or not path:
             raise ValueError(f"{self.kind}: path must be a file, a folder or a glob, got {path!r}")
-        if not isinstance(max_bytes, int) or not 0 < max_bytes <= _UNIT_BYTES:
-            raise ValueError(f"{self.kind}: max_bytes must be 1 to {_UNIT_BYTES:,}, got {max_bytes!r}")
+        if not isinstance(max_bytes, int) or not 0 < max_bytes <= UNIT_BYTES:
+            raise ValueError(f"{self.kind}: max_bytes must be 1 to {UNIT_BYTES:,}, got {max_bytes!r}")
         self.path = Place.of(path).uri
         self.max_bytes = max_bytes
 
@@ -71,7 +69,7 @@ class Lines(Source):
         else:
             count = sum(bool(content is None or content.strip()) for _, content in self._sample)
             mean = self._sample_bytes / max(1, count)
-            per_unit = max(1, min(_UNIT_BYTES, round(mean * rows_per_unit)))
+            per_unit = max(1, min(UNIT_BYTES, round(mean * rows_per_unit)))
             found = [
                 self._unit(file, start, stop, min(rows_per_unit, round((stop - start) / mean)))
                 for file, size in zip(self.files, self._sizes, strict=True)
@@ -142,7 +140,7 @@ class Lines(Source):
     def _joined_units(self, file: File, rows_per_unit: int) -> Iterator[Unit]:
         start, rows, last = 0, 0, 0
         for begin, content in self._records(file, 0, None):
-            if rows and (rows == rows_per_unit or begin - start > _UNIT_BYTES):
+            if rows and (rows == rows_per_unit or begin - start > UNIT_BYTES):
                 yield self._unit(file, start, begin, rows)
                 start, rows = begin, 0
             rows += 1

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_app.data.sources import Read, Source, Unit, digest, ranges, runs
+from ray_app.data.sources import UNIT_BYTES, Read, Source, Unit, digest, ranges, runs
 from ray_app.data.sources._files import File, find, fingerprint
 from ray_app.data.sources._tables import rows_of
 from ray_app.errors import DataError
@@ -105,7 +105,7 @@ class Parquet(Source):
             opened = _open(file.place)
             _common(file.place, opened.schema_arrow, self.schema)
             own = digest(self._chosen, fingerprint(file))
-            parts = ranges(file.name, opened.metadata.num_rows, rows_per_unit, own)
+            parts = ranges(file.name, opened.metadata.num_rows, _fitting(opened.metadata, rows_per_unit), own)
             found += [replace(unit, path=file.name) for unit in parts]
         if not found:
             raise DataError(f"{self.path}: holds no rows; check the path")
@@ -127,6 +127,12 @@ class Parquet(Source):
                 table, rest = _fill(rest, tables, len(unit), file, unit)
                 names = [f"{file.name}#{index}" for index in range(unit.start, unit.stop)]
                 yield unit, rows_of(table, names)
+
+
+def _fitting(metadata: Any, rows_per_unit: int) -> int:
+    """Rows of a unit whose rows are as large as the file's are on average."""
+    size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    return max(1, min(rows_per_unit, UNIT_BYTES * metadata.num_rows // max(1, size)))
 
 
 def _open(place: Place) -> Any:

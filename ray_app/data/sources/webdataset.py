@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any
 
 from ray_app.data.arrow import objects
-from ray_app.data.sources import Read, Rejected, Source, Unit, digest, runs, unit_id
+from ray_app.data.sources import UNIT_BYTES, Read, Rejected, Source, Unit, digest, runs, unit_id
 from ray_app.data.sources._fields import KINDS, Kind, check_types, column, kind_of, typed
 from ray_app.data.sources._files import File, find, fingerprint
 from ray_app.data.sources._lines import decoded_text
@@ -35,7 +35,6 @@ _COLUMNS = {
 }
 _WANTED = frozenset({*_COLUMNS, "json"})
 _SAMPLED = 100
-_UNIT_BYTES = 2**28
 
 
 class Webdataset(Source):
@@ -118,7 +117,7 @@ class Webdataset(Source):
     def _units(self, file: File, rows_per_unit: int) -> Iterator[Unit]:
         start = stop = rows = 0
         for sample in samples(file, wanted=frozenset(), max_bytes=0):
-            if rows and (rows == rows_per_unit or sample.end - start > _UNIT_BYTES):
+            if rows and (rows == rows_per_unit or sample.end - start > UNIT_BYTES):
                 yield self._unit(file, start, stop, rows)
                 rows = 0
             start = start if rows else sample.begin

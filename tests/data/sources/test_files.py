@@ -146,6 +146,25 @@ def test_a_file_with_other_columns_than_the_first_is_refused_and_a_narrower_numb
             list(source.stream(source.units(9)))
 
 
+@pytest.mark.parametrize("name", ["images", "parquet"])
+def test_a_unit_of_large_rows_has_fewer_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    rng = np.random.default_rng(0)
+    if name == "images":
+        for index, size in enumerate([10, 10, 900, 300, 300, 300, 300, 2000, 10, 10, 10]):
+            (tmp_path / f"{index:02d}.png").write_bytes(rng.bytes(size))
+        expected = [3, 3, 1, 1, 3]
+    else:
+        pq.write_table(pa.table({"x": [rng.bytes(400) for _ in range(11)]}), tmp_path / "a.parquet")
+        expected = [2, 2, 2, 2, 2, 1]
+    monkeypatch.setattr(f"ray_app.data.sources.{'_folders' if name == 'images' else name}.UNIT_BYTES", 1000)
+    source = registry.build("sources", name, {"path": str(tmp_path)})
+    assert [len(unit) for unit in source.units(100)] == expected
+    assert [len(unit) for unit in source.units(1)] == [1] * 11
+    assert sum(len(read.batch["row_id"]) for _, read in source.stream(source.units(100))) == 11
+
+
 def test_units_of_one_build_may_differ_in_shape(tmp_path: Path) -> None:
     batches = [
         {"x": np.arange(12.0).reshape(2, 2, 3), "text": objects([None, None])},

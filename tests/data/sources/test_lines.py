@@ -349,7 +349,7 @@ def test_several_members_of_gzip_are_one_file(tmp_path: Path) -> None:
 
 
 def test_memory_is_bounded_by_a_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_lines, "_UNIT_BYTES", 20_000)
+    monkeypatch.setattr(_lines, "UNIT_BYTES", 20_000)
     lines = [json.dumps({"n": i, "text": "x" * (10 if i < 2000 else 2000)}) for i in range(4000)]
     source = open_source("jsonl", write(tmp_path / "a.jsonl", "\n".join(lines)), max_bytes=10_000)
     monkeypatch.setattr(_lines, "BLOCK", 10_000)
