@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-# Where neither the model nor its tokenizer names a limit.
+# Tokens at once where nobody says: the logits of more of them take gigabytes with a large vocabulary.
 _USUAL_LENGTH = 1024
 
 
@@ -77,6 +77,7 @@ class CausalModel:
         self.begin = next(([token] for token in begin if token is not None), [])
         limit = getattr(self.net.config, "max_position_embeddings", None)
         self.limit = limit if isinstance(limit, int) and limit > 0 else _USUAL_LENGTH
+        self.usual = min(self.limit, _USUAL_LENGTH)
 
     @property
     def device(self) -> torch.device:

@@ -23,7 +23,7 @@ class Signals:
         revision: Which version of both on the hub.
         dtype: Of the weights.
         device: Where they compute.
-        max_tokens: Most tokens of a text that are looked at; None: what the model can take.
+        max_tokens: Most tokens of a text that are looked at; None: what the model can take, up to 1024.
         batch_tokens: Most tokens in a forward pass.
 
     Raises:
@@ -52,8 +52,9 @@ class Signals:
                 f"membership: {model!r} and {base!r} have different tokenizers; give the base that the model"
                 " was fine-tuned from"
             )
-        room = min(each.limit for each in (self.model, *others)) - len(self.model.begin)
-        self.most = min(max_tokens or room, room)
+        models, begin = (self.model, *others), len(self.model.begin)
+        usual = min(each.usual for each in models) - begin
+        self.most = min(max_tokens or usual, min(each.limit for each in models) - begin)
         self.batch_tokens = batch_tokens
 
     def to(self, device: str) -> None:

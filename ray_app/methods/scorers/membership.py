@@ -58,7 +58,7 @@ class Membership(FittedScorer):
         dim: Signed sums for each layer, of supervised.
         C: Inverse strength of the penalty, of supervised.
         seed: Of the signs, of supervised.
-        max_tokens: Most tokens of a text that are looked at; None: what the model can take.
+        max_tokens: Most tokens of a text that are looked at; None: what the model can take, up to 1024.
         batch_tokens: Most tokens in a forward pass.
         dtype: Of the weights.
         revision: Which version on the hub.

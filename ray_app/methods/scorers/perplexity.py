@@ -42,7 +42,7 @@ class Perplexity(FittedScorer):
         model: `ngram`, which learns from rows, or a causal language model's folder or name on the hub.
         order: Characters in the longest gram; of `ngram` only.
         per: Unit that the mean is over; None: characters of `ngram`, else tokens.
-        max_tokens: Most tokens that the model sees at once; None: what it can take.
+        max_tokens: Most tokens that the model sees at once; None: what it can take, up to 1024.
         stride: Tokens between the beginnings of windows; None: half a window.
         batch_tokens: Most tokens in a forward pass.
         dtype: Of the weights.
@@ -134,7 +134,7 @@ class Perplexity(FittedScorer):
 
     def _by_network(self, texts: list[str]) -> np.ndarray:
         network = self._network
-        window = min(self.max_tokens or network.limit, network.limit)
+        window = min(self.max_tokens or network.usual, network.limit)
         stride = self.stride or max(1, window // 2)
         if stride >= window:
             raise ValueError(f"perplexity: stride {stride} must be below the model's {window} tokens")
