@@ -20,8 +20,8 @@ def decoded(read: Read, at_least: tuple[int, int] | None = None) -> Read:
     """Turn encoded images into pixels uint8 [h, w, c], and sounds into waveforms float32 [t] with their rate.
 
     What is no image, or no sound, is rejected, and so is a `tensor` with NaN. Sounds are brought to the rate
-    that the column `sample_rate` says, if there is one, and keep their own otherwise; whole numbers become
-    floats in -1..1.
+    that the column `sample_rate` says, and keep their own where there is none or it says 0; whole numbers
+    become floats in -1..1.
 
     Args:
         read: Its columns `image` and `audio` hold files, or what was decoded already.
@@ -183,10 +183,10 @@ def _pixels(value: Any, at_least: tuple[int, int] | None) -> np.ndarray:
 
 def _waveform(value: Any, rate: Any) -> tuple[np.ndarray, int]:
     """Samples and rate; 0: nobody says it."""
-    if rate is not None and not (rate == rate and rate > 0):
-        raise ValueError(f"sample rate {rate!r}; expected a number of Hz above 0")
+    if rate is not None and not (rate == rate and rate >= 0):
+        raise ValueError(f"sample rate {rate!r}; expected a number of Hz, or 0 for the sound's own")
     if (content := _content(value)) is not None:
-        return _sounds.decode(content, None if rate is None else int(rate))
+        return _sounds.decode(content, int(rate or 0) or None)
     if value is None:
         raise ValueError("no sound")
     samples = np.asarray(value)

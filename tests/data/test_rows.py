@@ -153,6 +153,8 @@ def test_sounds_become_waveforms_at_the_rate_asked_for() -> None:
     for waveform, off in zip(read.batch["audio"], (1e-6, 1e-4, 0.05), strict=True):
         assert waveform.dtype == np.float32
         np.testing.assert_allclose(waveform, 0.75 * tone(), atol=off)
+    own = decoded(batch(audio=objects(contents[:1]), sample_rate=np.array([0])))
+    assert own.batch["sample_rate"].tolist() == [16_000]
     lower = decoded(batch(audio=objects(contents[:1]), sample_rate=np.array([8000])))
     assert lower.batch["sample_rate"].tolist() == [8000]
     # Away from the ends, where filters differ; in the middle a Fourier resampler is a second implementation.
@@ -213,6 +215,13 @@ def test_bad_sounds_are_rejected_alone(make: Callable[[], Any], reason: str) -> 
     assert [bad.row_id for bad in read.rejected] == ["r1"]
     with pytest.raises(ValueError, match=reason):
         raise ValueError(read.rejected[0].reason)
+
+
+def test_a_rate_that_is_none_costs_its_row() -> None:
+    rates = np.array([8000.0, -1.0, np.nan])
+    read = decoded(batch(audio=objects([sound(tone())] * 3), sample_rate=rates))
+    assert [bad.row_id for bad in read.rejected] == ["r1", "r2"]
+    assert all("expected a number of Hz" in bad.reason for bad in read.rejected)
 
 
 def test_hugging_face_features_and_images_without_pixels() -> None:

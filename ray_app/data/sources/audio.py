@@ -35,17 +35,15 @@ class Audio(Folders):
 
     @property
     def columns(self) -> Sequence[str]:
-        """`audio`, `sample_rate` where one is asked for, and `label` where there are class folders."""
-        return [*super().columns, *(["sample_rate"] if self.sample_rate is not None else [])]
+        """`audio`, `sample_rate`, and `label` where there are class folders."""
+        return [*super().columns, "sample_rate"]
 
     def fingerprint(self) -> str:
         """Return a hash of the files' names, sizes and times, and of the rate."""
         return f"{super().fingerprint()}{self.sample_rate or ''}"
 
     def read(self, unit: Unit) -> Read:
-        """Return a unit's files as bytes, and the rate to which they are to be brought."""
+        """Return a unit's files as bytes, and the rate to which they are to be brought; 0: their own."""
         read = super().read(unit)
-        if self.sample_rate is None:
-            return read
-        rates = np.full(len(read.batch["row_id"]), self.sample_rate, dtype=np.int64)
+        rates = np.full(len(read.batch["row_id"]), self.sample_rate or 0, dtype=np.int64)
         return Read({**read.batch, "sample_rate": rates}, read.rejected)
