@@ -107,6 +107,14 @@ def test_many_copies_are_tied_to_one_another_not_all_to_all() -> None:
     assert len(selector.alike(signature)) == 1999
 
 
+def test_a_large_group_is_compared_in_parts() -> None:
+    signature = np.random.default_rng(0).integers(2**32, size=(700, 16), dtype=np.uint32)
+    signature[600:] = signature[250:350]
+    signature[600:, 3] += 1
+    pairs = NearDuplicates(permutations=16, threshold=0.8).alike(signature)
+    assert {tuple(sorted(pair)) for pair in pairs.tolist()} == {(250 + i, 600 + i) for i in range(100)}
+
+
 def test_chains_are_one_component() -> None:
     base = [f"w{i}" for i in range(100)]
     chain = [" ".join([*base[5 * step :], *(f"new{i}" for i in range(5 * step))]) for step in range(6)]
