@@ -72,7 +72,7 @@ def reproduce(scale: Scale) -> list[Outcome]:
     hacks = ["plain", "no stop words"] if quick else list(_HACKS)
     bags = [_bags(_texts(seed, 600 if quick else 1000), hacks, seed) for seed in seeds]
     nets = [
-        _transformer(_texts(seed, 24 if quick else 600, long=True), seed, train=not quick) for seed in seeds
+        _transformer(_texts(seed, 24 if quick else 450, long=True), seed, train=not quick) for seed in seeds
     ]
     searches = [_search(seed) for seed in seeds]
 
@@ -193,7 +193,7 @@ def _transformer(batch: "Batch", seed: int, *, train: bool) -> dict[str, float]:
     found = {"transformer: time for half": float(np.median(ratios[1:]))}
     if train:
         for name, (texts, _) in ways.items():
-            train_on(nets[name], choose(texts, first), {**once, "epochs": 6})
+            train_on(nets[name], choose(texts, first), {**once, "epochs": 5})
             found[f"transformer: {name} tokens"] = _f1(nets[name], choose(texts, rest))
         gap = found["transformer: plain, 256 tokens"] - found["transformer: hack, 128 tokens"]
         found["transformer: lost with 128 for 256 tokens"] = gap
