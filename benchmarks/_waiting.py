@@ -1,5 +1,7 @@
 """An encoder that only waits, as long as a model would compute: what is left of a build is the engine."""
 
+import os
+import signal
 import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -28,14 +30,16 @@ class Waiting(Encoder):
 
     Args:
         seconds_per_row: What a row takes.
+        deadly: An image whose mean is this kills the process, as a bug in a library would.
     """
 
     modality = "image"
     dim = 1
 
-    def __init__(self, *, seconds_per_row: float = 0.001) -> None:
+    def __init__(self, *, seconds_per_row: float = 0.001, deadly: float | None = None) -> None:
         super().__init__()
         self.seconds_per_row = seconds_per_row
+        self.deadly = deadly
         self.weight = torch.nn.Parameter(torch.ones(1))
         self.preparation = _Pixels()
 
@@ -47,9 +51,11 @@ class Waiting(Encoder):
     def forward(self, inputs: Inputs, want: Collection[Want] = ()) -> Features:
         """Return each image's mean, late."""
         assert isinstance(inputs, torch.Tensor)  # noqa: S101
+        if self.deadly is not None and self.deadly in inputs.tolist():
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(self.seconds_per_row * len(inputs))
         return Features(inputs[:, None] * self.weight)
 
     def portable(self) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Return its option."""
-        return {"seconds_per_row": self.seconds_per_row}, {}
+        return {"seconds_per_row": self.seconds_per_row, "deadly": self.deadly}, {}

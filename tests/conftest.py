@@ -1,10 +1,17 @@
 """What the tests share: one quiet Ray per run, and the reference data where it is."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# An encoder that only tests and benchmarks have (it waits, or kills its process) is a plug-in; Ray's workers
+# look for it where this variable says.
+PLUGINS = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "benchmarks" / "_plugins")]
+os.environ["PYTHONPATH"] = os.pathsep.join([*PLUGINS, *filter(None, [os.environ.get("PYTHONPATH")])])
+sys.path += [path for path in PLUGINS if path not in sys.path]
 
 # Ray's workers run at nice 15 by default and starve beside the tests' own process.
 os.environ.setdefault("RAY_worker_niceness", "0")

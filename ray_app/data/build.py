@@ -103,32 +103,48 @@ def build(
     """
     dataset = open_dataset(what, overrides)
     chain.check(dataset)
-    units = dataset.units()
     plan = _plan(dataset)
     ledger = Ledger(Place.of(out), _lineage(dataset), SCORED if dataset.spec.selectors else PARTS)
     folder = ledger.folder
     if _holds_other(ledger):
         raise DataError(f"{folder}: holds something else than a dataset; give another --out")
-    if (folder / MANIFEST).exists() and not _anew(ledger, plan, units, force=force):
+    if (folder / MANIFEST).exists() and not _anew(dataset, ledger, plan, force=force):
         ledger.drop_scored()
-        return _result(ledger, json.loads((folder / MANIFEST).read_bytes()), len(units))
-    with leased(folder):
-        fresh = _anew(ledger, plan, units, force=force)
-        if fresh:
-            # What would fail on every row fails here, before anything of the dataset is written.
-            _try_first(dataset, units)
-            _clear(folder)
-            ledger.write_plan(plan, units)
-        try:
-            return _run(dataset, ledger, units, reporter or Silent(), address)
-        except BaseException:
-            if fresh and not any(place.parent.name == ledger.parts for place in ledger.finished().values()):
-                # Nothing in it would help the next run.
-                _clear(folder)
-            raise
-        finally:
-            if fresh and not (folder / PLAN).exists():
-                folder.remove_tree()
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        return _result(ledger, manifest, manifest["units"])
+    try:
+        with leased(folder):
+            return _leased(dataset, ledger, plan, reporter or Silent(), address, force=force)
+    finally:
+        # A folder that holds no plan was made for nothing.
+        if folder.is_dir() and not any(True for _ in folder.walk()):
+            folder.remove_tree()
+
+
+def _leased(
+    dataset: Dataset,
+    ledger: Ledger,
+    plan: dict[str, Any],
+    reporter: Reporter,
+    address: str | None,
+    *,
+    force: bool,
+) -> BuildResult:
+    fresh = _anew(dataset, ledger, plan, force=force)
+    # To divide the input may mean to unpack all of it; a run that goes on takes what the first one found.
+    units = dataset.units() if fresh else ledger.planned()
+    if fresh:
+        # What would fail on every row fails here, before anything of the dataset is written.
+        _try_first(dataset, units)
+        _clear(ledger.folder)
+        ledger.write_plan(plan, units)
+    try:
+        return _run(dataset, ledger, units, reporter, address)
+    except BaseException:
+        if fresh and not any(place.parent.name == ledger.parts for place in ledger.finished().values()):
+            # Nothing in it would help the next run.
+            _clear(ledger.folder)
+        raise
 
 
 def _try_first(dataset: Dataset, units: Sequence[Unit]) -> None:
@@ -329,12 +345,12 @@ def _holds_other(ledger: Ledger) -> bool:
     return any(stat.name not in ours and not stat.name.startswith(HIDDEN) for stat in folder.walk())
 
 
-def _anew(ledger: Ledger, plan: dict[str, Any], units: list[Unit], *, force: bool) -> bool:
+def _anew(dataset: Dataset, ledger: Ledger, plan: dict[str, Any], *, force: bool) -> bool:
     """Tell whether the build begins anew; refuse to, where it began differently and nobody forces it."""
     old = ledger.read_plan()
     if old is None:
         return True
-    changed = _changed(old, plan, ledger, units)
+    changed = _changed(old, plan, ledger, dataset)
     if changed and not force:
         raise DataError(
             f"{ledger.folder}: was begun differently: {changed};"
@@ -350,7 +366,7 @@ def _clear(folder: Place) -> None:
             stat.place.remove()
 
 
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any], ledger: Ledger, units: list[Unit]) -> str:
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any], ledger: Ledger, dataset: Dataset) -> str:
     if old.get("schema_version") != new["schema_version"]:
         return f"schema {old.get('schema_version')}, and ray-app {__version__} writes {new['schema_version']}"
     before, now = _with_defaults(old.get("spec", {})), new["spec"]
@@ -360,7 +376,7 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any], ledger: Ledger, uni
     if old.get("bundle") != new["bundle"]:
         return f"the bundle was version {old.get('bundle')} and is {new['bundle']}"
     if old.get("input") != new["input"]:
-        return f"the input changed: {ledger.changed_units(units) or 'its fingerprint is another'}"
+        return f"the input changed: {ledger.changed_units(dataset.units()) or 'its fingerprint is another'}"
     return ""
 
 

@@ -125,7 +125,7 @@ class Dataset:
         Args:
             units: Of this dataset; those that follow each other in one file cost one reading.
             split: Which rows; None: all.
-            raw: Leave images and sounds encoded as they are, for who decodes them himself.
+            raw: Leave images encoded as they are, for who decodes them himself.
 
         Raises:
             SpecError: No such split.
@@ -134,6 +134,10 @@ class Dataset:
         self.check_split(split)
         for unit, read in self._source().stream(units):
             yield unit, self._through(read, split, raw=raw)
+
+    def is_sequential(self, unit: Unit) -> bool:
+        """Tell whether reading a unit means reading its file up to it."""
+        return self._source().is_sequential(unit)
 
     def reads(self, column: str) -> bool:
         """Tell whether a transform, its own or of a parent, reads a column."""
@@ -250,7 +254,7 @@ class Dataset:
             read = Read(take(read.batch, self.rule.mask(read.batch, split)), read.rejected)
         if isinstance(self.origin, Source) or self.spec.columns:
             read = rows.numbered(read, self.labels, self.name)
-            read = read if raw else rows.decoded(read)
+            read = rows.decoded(read, images=not raw)
         if (classes := self.spec.classes) is not None:
             if "label" not in read.batch:
                 raise DataError(

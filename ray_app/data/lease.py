@@ -47,13 +47,12 @@ def leased(folder: Place) -> Iterator[None]:
 
 def _take(place: Place, mine: dict[str, Any]) -> None:
     there = _read(place)
-    if there is not None:
-        if _alive(there):
-            raise DataError(
-                f"{place.parent}: process {there.get('pid')} on {there.get('host')} is building there;"
-                " wait for it, stop it, or give another --out"
-            )
-        place.remove()
+    if there is not None and _alive(there):
+        raise DataError(
+            f"{place.parent}: process {there.get('pid')} on {there.get('host')} is building there;"
+            " wait for it, stop it, or give another --out"
+        )
+    place.remove()
     written = json.loads(place.write_first(_now(mine)))
     if written.get("token") != mine["token"]:
         raise DataError(

@@ -47,6 +47,16 @@ _FOOTER_READERS = 8
 _COUNTS = pa.schema(
     [("unit", pa.string()), ("rows", pa.int64()), ("rejected", pa.int64()), ("reason", pa.string())]
 )
+_UNITS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("path", pa.string()),
+        ("start", pa.int64()),
+        ("stop", pa.int64()),
+        ("fingerprint", pa.string()),
+        ("rows", pa.int64()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -140,11 +150,16 @@ class Ledger:
 
     def write_plan(self, plan: Mapping[str, Any], units: list[Unit]) -> None:
         """Write down what is built, before anything of it is."""
-        table = pa.table(
-            {name: [getattr(unit, name) for unit in units] for name in ("id", "path", "fingerprint")}
-        )
-        self._write(self.folder / UNITS, table, {})
+        self._write(self.folder / UNITS, pa.Table.from_pylist(list(map(asdict, units)), schema=_UNITS), {})
         write_json(self.folder / PLAN, plan)
+
+    def planned(self) -> list[Unit]:
+        """Return the units of input that were planned.
+
+        Raises:
+            DataError: The list is damaged.
+        """
+        return [Unit(**row) for row in read_part(self.folder / UNITS, _UNITS.names).to_pylist()]
 
     def read_plan(self) -> dict[str, Any] | None:
         """Return the plan; None: nothing was begun.
@@ -161,11 +176,7 @@ class Ledger:
 
     def changed_units(self, units: list[Unit]) -> str:
         """Say how the units of input differ from those that were planned; empty: they do not."""
-        with (self.folder / UNITS).open() as file:
-            table = pq.read_table(file)
-        planned = dict(
-            zip(table.column("id").to_pylist(), table.column("fingerprint").to_pylist(), strict=True)
-        )
+        planned = {unit.id: unit.fingerprint for unit in self.planned()}
         for unit in units:
             if unit.id not in planned:
                 return f"{unit.path or unit.id} has rows that were not there"

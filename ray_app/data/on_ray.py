@@ -9,10 +9,11 @@ a unit is committed by a rename, so it is there once however often it was writte
 import json
 import logging
 import re
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -29,6 +30,7 @@ from ray_app.session import session, total_cpus, total_gpus
 from ray_app.spec.dataset import Compute
 
 if TYPE_CHECKING:
+    from ray_app.data.dataset import Dataset
     from ray_app.data.fit import FitPlan
     from ray_app.data.stages import EncodePlan, Reading, Writing
 
@@ -41,11 +43,13 @@ C = TypeVar("C")
 _UNITS_PER_TASK = 16
 # Read tasks for each CPU, so that none is idle while another has a queue.
 _TASKS_PER_CPU = 4
-# A unit that kills its process each time would be tried for ever.
+# A unit that kills its process each time would be tried for ever. What a lost node held is read again, too.
 _TRIES = 4
+_READ_TRIES = 16
 # What a few units taught leaves as one state: a covariance is large, and a unit may have few rows.
 _UNITS_PER_STATE = 8
 _NO_PROGRESS_S = 600
+_ASK_EVERY_S = 5.0
 _TOLD_BY_US = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
 # One unit is one block: actors get work as soon as a unit is read.
 _BLOCK_BYTES = 1
@@ -92,9 +96,9 @@ def run(
     """
     actors = pool_size(compute, len(units), stages=2) if encode is not None else 0
     shared = Shared.put(reading)
-    spilled = spilled_bytes()
+    spilled = _Spilled()
     with _settings():
-        stream = _groups(units).map_batches(
+        stream = _groups(units, reading.dataset).map_batches(
             _read, fn_kwargs={"reading": shared}, batch_size=1, batch_format="pyarrow", num_cpus=1
         )
         if encode is not None:
@@ -108,9 +112,7 @@ def run(
         )
         for row in _rows(stream):
             done = Done(**json.loads(row["done"]))
-            yield replace(
-                done, spent={**done.spent, "actors": actors, "spilled_bytes": spilled_bytes() - spilled}
-            )
+            yield replace(done, spent={**done.spent, "actors": actors, "spilled_bytes": spilled()})
 
 
 def fit(reading: "Reading", plan: "FitPlan", units: Sequence[Unit], compute: Compute) -> "Iterator[Taught]":
@@ -123,7 +125,7 @@ def fit(reading: "Reading", plan: "FitPlan", units: Sequence[Unit], compute: Com
     actors = pool_size(compute, len(units), stages=1)
     shared = Shared.put(reading)
     with _settings():
-        stream = _groups(units).map_batches(
+        stream = _groups(units, reading.dataset).map_batches(
             _read, fn_kwargs={"reading": shared}, batch_size=1, batch_format="pyarrow", num_cpus=1
         )
         together = max(1, min(_UNITS_PER_STATE, len(units) // (actors * _TASKS_PER_CPU)))
@@ -197,12 +199,27 @@ def _in_one_line() -> Iterator[None]:
         raise _ours(error) from error
 
 
-def spilled_bytes() -> int:
-    """Return how much the object stores of the connected cluster have spilled to disk so far."""
-    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+class _Spilled:
+    """How much the cluster's object stores have spilled since it was made; asked for now and then."""
 
-    state = get_state_from_address(ray.get_runtime_context().gcs_address)
-    return int(get_memory_info_reply(state).store_stats.spilled_bytes_total)
+    def __init__(self) -> None:
+        self.asked = -_ASK_EVERY_S
+        self.last = 0
+        self.first = self.now()
+
+    def __call__(self) -> int:
+        return max(0, self.now() - self.first)
+
+    def now(self) -> int:
+        if time.monotonic() - self.asked >= _ASK_EVERY_S:
+            self.asked = time.monotonic()
+            # A node that is about to leave does not answer: it is a number for a report, not worth a run.
+            with suppress(Exception):
+                from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+                state = get_state_from_address(ray.get_runtime_context().gcs_address)
+                self.last = int(get_memory_info_reply(state).store_stats.spilled_bytes_total)
+        return self.last
 
 
 def pool_size(compute: Compute, units: int, *, stages: int) -> int:
@@ -241,31 +258,79 @@ def _pool(actors: int, compute: Compute) -> dict[str, Any]:
         "batch_format": "pyarrow",
         "num_cpus": compute.num_cpus,
         **({"num_gpus": compute.num_gpus} if compute.num_gpus else {}),
-        "max_restarts": _TRIES,
-        "max_task_retries": _TRIES,
+        # Over days, on machines that are taken back, any process dies often; _Tries finds a deadly unit.
+        "max_restarts": -1,
+        "max_task_retries": -1,
     }
 
 
-def _groups(units: Sequence[Unit]) -> Any:
+def _groups(units: Sequence[Unit], dataset: "Dataset") -> Any:
     size = max(1, min(_UNITS_PER_TASK, len(units) // (int(total_cpus()) * _TASKS_PER_CPU)))
-    groups = [units[start : start + size] for start in range(0, len(units), size)]
+    groups: list[list[Unit]] = []
+    for unit in units:
+        # What has to be unpacked from its beginning is unpacked once.
+        sequel = groups and groups[-1][-1].path == unit.path and dataset.is_sequential(unit)
+        if sequel or (groups and len(groups[-1]) < size and not dataset.is_sequential(groups[-1][0])):
+            groups[-1].append(unit)
+        else:
+            groups.append([unit])
     items = [{"units": json.dumps([asdict(unit) for unit in group])} for group in groups]
     return ray.data.from_items(items, override_num_blocks=len(items))
 
 
 def _read(table: pa.Table, reading: "Shared[Reading]") -> Iterator[pa.Table]:
+    tries = _Tries(_READ_TRIES, "read")
     for said in table.column("units").to_pylist():
         units = [Unit(**unit) for unit in json.loads(said)]
+        if (failed := tries.begin(units[0].id)) is not None:
+            yield pack(failed)
+            continue
         try:
             yield from (pack(work) for work in reading.get()(units))
         except RayAppError as error:
             yield pack(Failed.of(error))
+        tries.done(units[0].id)
+
+
+class _Tries:
+    """Counts, beside the processes that may die of it, how often each unit was begun."""
+
+    def __init__(self, most: int, stage: str) -> None:
+        self.most = most
+        self.stage = stage
+        self.run = ray.get_runtime_context().get_job_id()
+
+    def begin(self, unit: str) -> Failed | None:
+        """Count one more; return what to say of a unit that was begun too often."""
+        key = f"ray-app/{self.run}/{self.stage}/{unit}".encode()
+        # The count is a precaution: where it cannot be kept, the work goes on.
+        with suppress(Exception):
+            from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+
+            count = int(_internal_kv_get(key) or 0) + 1
+            _internal_kv_put(key, str(count).encode(), overwrite=True)
+            if count > self.most:
+                return Failed.of(
+                    RunError(
+                        f"a process of the {self.stage} stage died {self.most} times on the unit {unit};"
+                        " is it memory, or a row that crashes it? lower compute.batch_size or unit_rows"
+                    )
+                )
+        return None
+
+    def done(self, unit: str) -> None:
+        """Forget a unit that was finished."""
+        with suppress(Exception):
+            from ray.experimental.internal_kv import _internal_kv_del
+
+            _internal_kv_del(f"ray-app/{self.run}/{self.stage}/{unit}".encode())
 
 
 class _EncodeActor:
     def __init__(self, plan: "EncodePlan") -> None:
         from ray_app.data.stages import Encode
 
+        self.tries = _Tries(_TRIES, "model")
         self.encode, self.failed = _made(lambda: Encode(plan))
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -274,10 +339,14 @@ class _EncodeActor:
     def _encoded(self, work: Work | Failed) -> Work | Failed:
         if isinstance(work, Failed) or self.encode is None:
             return self.failed or work
+        if (failed := self.tries.begin(work.unit.id)) is not None:
+            return failed
         try:
-            return self.encode(work)
+            encoded = self.encode(work)
         except RayAppError as error:
             return Failed.of(error)
+        self.tries.done(work.unit.id)
+        return encoded
 
 
 class _FitActor:
@@ -345,8 +414,8 @@ def _ours(error: BaseException) -> RunError:
         cause = getattr(cause, "cause", None) or cause.__cause__
     if any(isinstance(one, ActorDiedError) for one in seen):
         return RunError(
-            f"an encoder process died {_TRIES} times on the same unit;"
-            " is it memory, or a row that crashes a decoder? lower compute.batch_size or unit_rows"
+            "a process that held the model died and could not be started again; is it memory?"
+            " lower compute.actors or compute.batch_size"
         )
     return RunError(f"the run failed: {_said(error)}; Ray's logs have the whole of it")
 

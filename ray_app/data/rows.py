@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ray_app.methods.transforms import Transform
 
 
-def decoded(read: Read, at_least: tuple[int, int] | None = None) -> Read:
+def decoded(read: Read, *, images: bool = True) -> Read:
     """Turn encoded images into pixels uint8 [h, w, c], and sounds into waveforms float32 [t] with their rate.
 
     What is no image, or no sound, is rejected, and so is a `tensor` with NaN. Sounds are brought to the rate
@@ -25,9 +25,10 @@ def decoded(read: Read, at_least: tuple[int, int] | None = None) -> Read:
 
     Args:
         read: Its columns `image` and `audio` hold files, or what was decoded already.
-        at_least: h, w: JPEGs may come smaller than they are, but not below this; see methods/_images.
+        images: Whether images are; otherwise they stay the bytes of their files, for an encoder that decodes
+            them at the size that it wants.
     """
-    return _finite(_heard(_seen(read, at_least)))
+    return _finite(_heard(_seen(read, whole=images)))
 
 
 def numbered(read: Read, labels: Sequence[str], where: str) -> Read:
@@ -117,7 +118,7 @@ def _one_by_one(read: Read, name: str, transform: "Transform") -> Read:
     return Read(concat(good) if good else take(read.batch, slice(0)), rejected)
 
 
-def _seen(read: Read, at_least: tuple[int, int] | None) -> Read:
+def _seen(read: Read, *, whole: bool) -> Read:
     column = read.batch.get("image")
     if column is None or column.dtype != object:
         return read
@@ -125,11 +126,12 @@ def _seen(read: Read, at_least: tuple[int, int] | None) -> Read:
     pixels: list[Any] = []
     for row, value in enumerate(column):
         try:
-            pixels.append(_pixels(value, at_least))
+            content = None if whole else _content(value)
+            pixels.append(_pixels(value) if content is None else content)
         except ValueError as error:
             reasons[row] = str(error)
     read = reject(read, reasons)
-    return Read({**read.batch, "image": stacked(pixels)}, read.rejected)
+    return Read({**read.batch, "image": stacked(pixels) if whole else objects(pixels)}, read.rejected)
 
 
 def _heard(read: Read) -> Read:
@@ -166,9 +168,9 @@ def _finite(read: Read) -> Read:
     )
 
 
-def _pixels(value: Any, at_least: tuple[int, int] | None) -> np.ndarray:
+def _pixels(value: Any) -> np.ndarray:
     if (content := _content(value)) is not None:
-        return decode(content, at_least=at_least)
+        return decode(content)
     if value is None:
         raise ValueError("no image")
     pixels = np.asarray(value)

@@ -18,6 +18,7 @@ from ray_app.data.ledger import footer_of
 from ray_app.errors import DataError, RunError, SpecError
 from ray_app.storage import Place
 from tests.data.rows import ENCODER, digits, images, spec, table
+from tests.processes import kill, model_processes
 
 LOCAL = {"executor": "local"}
 ON_RAY = {"executor": "ray", "actors": 1}
@@ -311,7 +312,8 @@ def test_units_without_rows_are_remembered_as_finished(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ray_session")
 def test_on_ray_and_in_process_builds_hold_the_same(tmp_path: Path) -> None:
     def wanted(compute: dict[str, Any]) -> Any:
-        return digits(encoder=ENCODER, splits={"a": 0.5, "b": 0.5}, unit_rows=300, compute=compute)
+        exact = {**compute, "dtype": "float32"}
+        return digits(encoder=ENCODER, splits={"a": 0.5, "b": 0.5}, unit_rows=300, compute=exact)
 
     build(wanted(LOCAL), tmp_path / "local")
     build(wanted(ON_RAY), tmp_path / "ray")
@@ -348,8 +350,6 @@ def test_a_pool_that_never_fits_is_refused_with_the_sum(tmp_path: Path) -> None:
 def test_a_killed_encoder_process_loses_and_doubles_nothing(tmp_path: Path) -> None:
     from contextlib import contextmanager
 
-    import psutil
-
     killed: list[int] = []
 
     class Killer:
@@ -361,10 +361,9 @@ def test_a_killed_encoder_process_loses_and_doubles_nothing(tmp_path: Path) -> N
 
         def advance(self, done: float = 1, note: str = "") -> None:
             if done and not killed:
-                for process in psutil.Process().children(recursive=True):
-                    if "MapWorker" in " ".join(process.cmdline()):
-                        killed.append(process.pid)
-                        process.kill()
+                killed.extend(model_processes())
+                for pid in killed:
+                    kill(pid)
 
     wanted = digits(encoder=ENCODER, unit_rows=40, compute=ON_RAY)
     result = build(wanted, tmp_path / "out", reporter=Killer())

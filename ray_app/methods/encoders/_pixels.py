@@ -63,7 +63,7 @@ def to_pixels(batch: "Batch", column: str, size: tuple[int, int], channels: int)
     values = batch[column]
     if values.dtype != object and values.ndim in (3, 4) and len(values):
         return _fit(_checked(values, "rows"), size, channels)
-    rows = [_fit(_decode(value, row)[None], size, channels) for row, value in enumerate(values)]
+    rows = [_fit(_decode(value, row, size)[None], size, channels) for row, value in enumerate(values)]
     if not rows:
         return torch.zeros((0, channels, *size), dtype=torch.uint8)
     if len({row.dtype for row in rows}) > 1:
@@ -71,10 +71,10 @@ def to_pixels(batch: "Batch", column: str, size: tuple[int, int], channels: int)
     return torch.cat(rows)
 
 
-def _decode(value: Any, row: int) -> np.ndarray:
+def _decode(value: Any, row: int, size: tuple[int, int]) -> np.ndarray:
     try:
         if isinstance(value, (bytes, bytearray, memoryview)):
-            return decode(bytes(value))
+            return decode(bytes(value), at_least=size)
         return _checked(np.asarray(value), f"row {row}")
     except ValueError as error:
         raise ValueError(f"row {row}: {error}") from error
