@@ -79,7 +79,7 @@ def test_what_cannot_be_learned_is_refused_before_it_starts() -> None:
 
 def test_rows_that_the_encoder_refuses_are_counted() -> None:
     class Picky(torch.nn.Module):
-        modality, column, dim = "image", "image", 2
+        modality, column, dim, preparation = "image", "image", 2, None
 
         def preprocess(self, batch: dict[str, np.ndarray]) -> torch.Tensor:
             if (batch["label"] == 3).any():
