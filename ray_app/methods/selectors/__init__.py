@@ -231,9 +231,12 @@ class DuplicateSelector(Selector):
         found = [np.zeros((0, 2), dtype=np.int64)]
         for column in self.keys(signature).T:
             order = np.argsort(column, kind="stable")
-            starts = np.flatnonzero(np.diff(column[order])) + 1
-            groups = [group for group in np.split(order, starts) if len(group) > 1]
-            found += [group[self.alike(signature[group])] for group in groups]
+            sorted_keys = column[order]
+            edges = np.flatnonzero(np.r_[True, sorted_keys[1:] != sorted_keys[:-1], True])
+            # Most rows share their key with nobody.
+            for i in np.flatnonzero(np.diff(edges) > 1):
+                group = order[edges[i] : edges[i + 1]]
+                found.append(group[self.alike(signature[group])])
         return np.concatenate(found)
 
     def select(self, view: View, budget: float, rng: np.random.Generator) -> Selection:
