@@ -87,5 +87,5 @@ def _value(value: Any) -> str:
             if value.size
             else "empty"
         )
-    text = str(value)
+    text = " ".join(str(value).split())
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
