@@ -81,6 +81,8 @@ class _Corpus:
     """`text`, and `label` 1 where it is clean."""
     held_out: "Batch"
     """Clean texts."""
+    order: int
+    """Characters in the filter's longest gram."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,9 @@ def reproduce(scale: Scale) -> list[Outcome]:
 
 
 def _filtered(corpus: _Corpus, learner: "Callable[[_Corpus, int], Bits]", seed: int) -> dict[str, float]:
-    scorer = registry.build("scorers", "perplexity", {"model": "ngram", "order": 5}).fit(corpus.filter)
+    scorer = registry.build("scorers", "perplexity", {"model": "ngram", "order": corpus.order}).fit(
+        corpus.filter
+    )
     scores = scorer.score(corpus.pool)
     rng = np.random.default_rng(seed)
     chosen = {
@@ -189,18 +193,25 @@ def _transformer(folder: Path) -> "Callable[[_Corpus, int], Bits]":
 
 def _documentation(seed: int) -> _Corpus:
     fitted, clean, noisy, held_out = drawn(_distinct_documentation(), [100, 200, 400, 150], seed)
-    return _Corpus(fitted, _mixed(clean, _corrupted(noisy["text"].tolist(), seed), seed), held_out)
+    return _Corpus(fitted, _mixed(clean, _corrupted(noisy["text"].tolist(), seed), seed), held_out, 5)
 
 
 def _passages(seed: int) -> _Corpus:
-    """Edited English; noise is half corrupted passages, half web pages with their menus and code."""
-    fitted, clean, noisy, held_out = drawn(_distinct_passages(), [100, 250, 250, 150], seed)
-    pages = reference("web_pages/pages.parquet", text="page_text", seed=seed)["text"]
-    code = reference("code_language/files.parquet", seed=seed)["text"]
-    foreign = cut([*pages[:80], *code[:300]], 1800, 250, seed)
-    return _Corpus(
-        fitted, _mixed(clean, [*_corrupted(noisy["text"].tolist(), seed), *foreign], seed), held_out
-    )
+    """Edited English; noise is half corrupted passages, half code and pages without their articles."""
+    fitted, clean, noisy, held_out = drawn(_distinct_passages(), [200, 250, 250, 150], seed)
+    code = reference("code_language/files.parquet", limit=300, seed=seed)["text"].tolist()
+    foreign = [*cut(_menus(), 1800, 125, seed), *cut(code, 1800, 125, seed)]
+    noise = [*_corrupted(noisy["text"].tolist(), seed), *foreign]
+    return _Corpus(fitted, _mixed(clean, noise, seed), held_out, 6)
+
+
+def _menus() -> list[str]:
+    """Web pages without the lines of their articles: an article would be clean text."""
+    pages = reference("web_pages/pages.parquet", ("article_text",), text="page_text")
+    return [
+        "\n".join(line for line in page.split("\n") if line.strip() and line not in article)
+        for page, article in zip(pages["text"], pages["article_text"], strict=True)
+    ]
 
 
 @cache
