@@ -123,6 +123,8 @@ def test_a_broken_plug_in_is_one_line_and_breaks_only_itself(plugin: None) -> No
 def test_every_method_is_described_as_its_constructor_is(family: str) -> None:
     for name in registry.names(family):
         described = registry.describe(family, name)
+        if described.summary.startswith("plug-in "):
+            continue  # what benchmarks bring
         options = registry.options(family, name)
         assert described.summary.endswith((".", ",", ")")) or len(described.summary) > 20, described
         assert described.doc

@@ -20,6 +20,7 @@ _SAMPLE = 10_000
 # Different values that are counted one by one; a column with more is not one of classes.
 _VALUES = 1000
 _SHOWN = 8
+_NAME = 200
 _BATCH = 1024
 
 
@@ -62,7 +63,7 @@ class Column:
 
     def frequent(self) -> list[tuple[str, int]]:
         """Return the most frequent values, where it has few different ones."""
-        if not self.values:
+        if not self.values or self.values.most_common(1)[0][1] == 1:
             return []
         return [(str(value), count) for value, count in self.values.most_common(_SHOWN)]
 
@@ -162,7 +163,8 @@ def sections(columns: list[Column]) -> "list[Section]":
     names, rows = table(columns)
     section = Section("Columns", "Quantiles are of a sample.", tables=[Table(names, rows)])
     scores = [column for column in columns if column.name.startswith("score_")]
-    lengths = [column for column in columns if column.kind == "text" and column.name != "row_id"]
+    # Names of a few dozen characters are no texts.
+    lengths = [column for column in columns if column.kind == "text" and column.most > _NAME]
     for column in [*scores, *lengths]:
         numbers = column.numbers
         if len(numbers) and np.ptp(numbers) > 0:
