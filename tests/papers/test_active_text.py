@@ -21,9 +21,16 @@ def test_every_claim_has_its_outcome(outcomes: dict[str, Outcome]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("claim", ["margin_beats_random", "every_strategy_works"])
-def test_holds(outcomes: dict[str, Outcome], claim: str) -> None:
-    assert outcomes[claim].held, outcomes[claim]
+def test_every_strategy_works(outcomes: dict[str, Outcome]) -> None:
+    assert outcomes["every_strategy_works"].held
+
+
+@pytest.mark.slow
+def test_margins_gain(outcomes: dict[str, Outcome]) -> None:
+    # How much depends on the versions of the packages whose documentation is read.
+    margin = outcomes["margin_beats_random"]
+    assert margin.baseline is not None
+    assert margin.value > margin.baseline
 
 
 @pytest.mark.slow
