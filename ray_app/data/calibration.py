@@ -68,8 +68,8 @@ def usual(compute: Compute, device: str) -> Settings:
 
 
 def is_open(compute: Compute) -> bool:
-    """Tell whether the spec leaves something to be found out."""
-    return compute.dtype == "auto" or compute.batch_size is None or compute.batch_tokens is None
+    """Tell whether the spec leaves something to be found out, or asks for what has a cost to be told."""
+    return compute.dtype != "float32" or compute.batch_size is None or compute.batch_tokens is None
 
 
 def calibrated(encoding: Encoding, batch: "Batch", compute: Compute, file: Place) -> Settings:
@@ -83,8 +83,10 @@ def calibrated(encoding: Encoding, batch: "Batch", compute: Compute, file: Place
     """
     if not file.exists():
         trials = list(_tried(encoding, batch, compute))
+        # A dtype that the spec asks for is used, whatever it costs; the cost is told.
+        asked = [trial for trial in trials if compute.dtype in ("auto", trial.settings.dtype)]
         said = {
-            "chosen": asdict(_best(trials)),
+            "chosen": asdict(_best(asked, least=LEAST_COSINE if compute.dtype == "auto" else 0.0)),
             "trials": [asdict(trial) for trial in trials],
             "least_cosine": LEAST_COSINE,
         }
@@ -108,16 +110,21 @@ def _tried(encoding: Encoding, batch: "Batch", compute: Compute) -> Iterator[Tri
     else:
         tried = sizes.try_tokens if compute.batch_tokens is None else (compute.batch_tokens,)
         options = [replace(usually, batch_tokens=size) for size in tried]
-    first, exact = _timed(encoding, sample, options[0])
+    first, exact = _timed(encoding, sample, replace(options[0], dtype="float32"))
     yield first
-    if compute.dtype == "auto" and encoding.encoder.low_precision and not encoding.gradients:
-        other, rounded = _timed(encoding, sample, replace(options[0], dtype="bfloat16"))
+    dtype = "bfloat16" if compute.dtype == "auto" else compute.dtype
+    if dtype != "float32" and (compute.dtype != "auto" or _may_round(encoding)):
+        other, rounded = _timed(encoding, sample, replace(options[0], dtype=dtype))
         other = replace(other, cosine=_least_cosine(exact, rounded))
         yield other
-        if _best([first, other]).dtype == "bfloat16":
-            options = [replace(option, dtype="bfloat16") for option in options]
+        if compute.dtype != "auto" or _best([first, other]).dtype == dtype:
+            options = [replace(option, dtype=dtype) for option in options]
     for option in options[1:]:
         yield _timed(encoding, sample, option)[0]
+
+
+def _may_round(encoding: Encoding) -> bool:
+    return encoding.encoder.low_precision and not encoding.gradients
 
 
 def _sizes(device: str) -> _Sizes:
@@ -163,8 +170,8 @@ def _least_cosine(exact: dict[str, np.ndarray], rounded: dict[str, np.ndarray]) 
     return float(torch.cosine_similarity(a, b, dim=1).min())
 
 
-def _best(trials: list[Trial]) -> Settings:
-    good = [trial for trial in trials if trial.cosine is None or trial.cosine >= LEAST_COSINE]
+def _best(trials: list[Trial], least: float = LEAST_COSINE) -> Settings:
+    good = [trial for trial in trials if trial.cosine is None or trial.cosine >= least] or trials
     best = good[0]
     for trial in good[1:]:
         if trial.rows_per_s > best.rows_per_s * _GAIN:

@@ -5,6 +5,7 @@ came in.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Settings:
     batch_tokens: int | None = None
     """Most tokens at once, the padding counted; None: no limit."""
     dtype: str = "float32"
-    """Of weights and computation: float32 or bfloat16. Features are float32 either way."""
+    """Of weights and computation: float32, bfloat16 or int8. Features are float32 in any case."""
     compile: bool = False
     """Let torch.compile fuse the forward pass, on a GPU."""
 
@@ -219,6 +220,10 @@ class Encoding:
             return self.encoder(self._moved(cast(Inputs, inputs)), self.want)
 
     def _convert(self, dtype: str) -> None:
+        if dtype == "int8":
+            _quantize(self.encoder)
+            self._exact = None
+            return
         # What was rounded is not exact again when it is widened, so the exact weights are kept meanwhile.
         tensors = {**dict(self.encoder.named_parameters()), **dict(self.encoder.named_buffers())}
         if dtype == "float32" and self._exact is not None:
@@ -335,6 +340,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def _quantize(encoder: Encoder) -> None:
+    """Give linear layers weights of 8 bits, and activations of 8 bits as they come; there is no way back."""
+    with warnings.catch_warnings():
+        # torch announces that its quantization moves to a package of its own.
+        warnings.simplefilter("ignore")
+        from torch.ao.quantization import quantize_dynamic
+
+        quantize_dynamic(encoder, {torch.nn.Linear}, dtype=torch.qint8, inplace=True)
 
 
 def make_encoder(encoder: Method | None, bundle: str | None) -> Encoder:

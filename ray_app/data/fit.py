@@ -70,7 +70,7 @@ class Fitting:
             self.encoder, settings, device=plan.device, want=cast("set[Want]", needs - {"input_grad"})
         )
         folder = folder_of(plan.compute.cache)
-        if folder is not None and needs <= {"layers", "logits"}:
+        if folder is not None and needs <= {"layers", "logits"} and settings.dtype != "int8":
             self.encoding.cache = Cache(folder, self.encoder, settings.dtype, sorted(needs))
 
     def fresh(self) -> dict[str, nn.Module]:

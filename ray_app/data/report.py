@@ -108,8 +108,9 @@ def _calibration(folder: Place) -> list[Section]:
     ]
     chosen = next(i for i, trial in enumerate(said["trials"]) if trial["settings"] == said["chosen"])
     text = (
-        "Tried on a few of the first rows by the first process; all used what it chose. bfloat16 is taken"
-        f" where it is faster and no row's cosine with float32 is below {said['least_cosine']:g}."
+        "Tried on a few of the first rows by the first process; all used what it chose. Where the spec leaves"
+        f" the dtype open, bfloat16 is taken if it is faster and no row's cosine with float32 is below"
+        f" {said['least_cosine']:g}."
     )
     names = ["dtype", "rows at most", "tokens at most", "rows/s", "least cosine with float32"]
     return [Section("How the encoder was run", text, tables=[Table(names, rows, highlight=chosen)])]

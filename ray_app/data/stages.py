@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -177,17 +177,18 @@ class Encode:
         asked |= {"logits"} if plan.logits else set()
         want = (needs - {"input_grad"}) | ({"inputs"} if "input_grad" in needs else set()) | asked
         settings = usual(plan.compute, plan.device)
+        self._calibrated = plan.calibration is None
         self.encoding = Encoding(
             encoder,
-            settings,
+            # A trial begins with exact weights.
+            settings if self._calibrated else replace(settings, dtype="float32"),
             device=plan.device,
             want=cast("set[Want]", want),
             gradients="input_grad" in needs,
         )
-        self._calibrated = plan.calibration is None
         folder = folder_of(plan.compute.cache)
         self._cached: Callable[[Settings], Cache] | None = None
-        if folder is not None and want <= {"layers", "logits"}:
+        if folder is not None and want <= {"layers", "logits"} and plan.compute.dtype != "int8":
             # Of the settings, the dtype alone changes features by more than the order of a sum.
             self._cached = lambda now: Cache(folder, encoder, now.dtype, sorted(want))
         if self._calibrated:

@@ -101,9 +101,10 @@ class Compute(Spec):
     short trial on the first rows."""
     batch_tokens: int | None = Field(default=None, ge=1)
     """Most tokens at once, padding counted, where rows have lengths; None: found likewise."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     """What the encoder computes in. auto: bfloat16 where the trial shows that it is faster, and that every
-    embedding of it has a cosine of at least 0.999 with float32's."""
+    embedding of it has a cosine of at least 0.999 with float32's. int8: linear layers with weights of 8 bits,
+    on a CPU; what it costs in accuracy is in the report."""
     compile: bool = False
     """Let torch.compile fuse the encoder, on a GPU; the first batches wait for it."""
     cache: str | None = None
@@ -112,6 +113,12 @@ class Compute(Spec):
     else none."""
     price_per_hour: float | None = Field(default=None, ge=0)
     """Of all machines together, for the report's price of a million rows; in a currency of your own."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Compute":
+        if self.dtype == "int8" and self.num_gpus:
+            raise ValueError("dtype: int8 is for CPUs; use bfloat16 on a GPU")
+        return self
 
     def is_local(self, rows: int) -> bool:
         """Tell whether to work in this process: actors pay off from some tens of seconds of work."""

@@ -129,3 +129,45 @@ def test_what_the_spec_says_is_not_tried(tmp_path: Path) -> None:
     assert (settings.batch_tokens, settings.dtype) == (77, "float32")
     assert not is_open(Compute(batch_tokens=1, batch_size=1, dtype="float32"))
     assert usual(said, "cpu") == settings
+
+
+def test_int8_is_used_where_it_is_asked_for_and_its_cost_is_told(tmp_path: Path) -> None:
+    class Linear(Sums):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = torch.nn.Linear(2, 2)
+
+        def forward(self, inputs: Inputs, want: Any = ()) -> Features:
+            return Features(self.mix(super().forward(inputs, want).pooled))
+
+    encoding = Encoding(Linear())
+    exact = encoding.each(Read(texts()), embed).batch["embedding"]
+    settings = calibrated(encoding, texts(), Compute(dtype="int8"), Place.of(tmp_path / "calibration.json"))
+    assert settings.dtype == "int8"
+    assert "quantized" in type(encoding.encoder.mix).__module__
+    said = json.loads((tmp_path / "calibration.json").read_text())
+    (cosine,) = [trial["cosine"] for trial in said["trials"] if trial["cosine"] is not None]
+    assert 0.9 < cosine < 1
+    rounded = encoding.each(Read(texts()), embed).batch["embedding"]
+    np.testing.assert_allclose(rounded, exact, rtol=0.1, atol=1.0)
+
+
+def test_a_size_that_was_halved_is_tried_again_later() -> None:
+    class Tight(Sums):
+        fits = 4
+
+        def forward(self, inputs: Inputs, want: Any = ()) -> Features:
+            assert isinstance(inputs, torch.Tensor)
+            if len(inputs) > self.fits:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(inputs, want)
+
+    encoder = Tight()
+    encoding = Encoding(encoder, Settings(batch_size=8))
+    encoding.each(Read(texts()), embed)
+    assert encoding.batch_size == 4
+    assert encoding.spent.halved == 1
+    encoder.fits = 99
+    for _ in range(8):
+        encoding.each(Read(texts()), embed)
+    assert encoding.batch_size == 8
