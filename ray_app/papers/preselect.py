@@ -221,5 +221,5 @@ def _passages() -> "Sequence[Batch]":
 
 RECIPES: dict[Scale, _Recipe] = {
     "quick": _Recipe(_documentation, (120, 250, 300), scored=260, examples=60, fraction=0.12, held_out=40),
-    "reference": _Recipe(_passages, (250, 600, 500), scored=600, examples=120, fraction=0.10, held_out=60),
+    "reference": _Recipe(_passages, (150, 350, 300), scored=350, examples=70, fraction=0.10, held_out=40),
 }
