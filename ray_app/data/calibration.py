@@ -40,7 +40,7 @@ class _Sizes:
     usual_tokens: int
 
 
-_CPU = _Sizes(32, 3072, (16, 64), (1024, 2048), 256, 1024)
+_CPU = _Sizes(32, 1536, (16, 64), (1024, 512), 256, 1024)
 _GPU = _Sizes(1024, 131072, (256, 64, 1024), (32768, 8192, 131072), 256, 32768)
 # A larger batch that is hardly faster is not worth its memory.
 _GAIN = 1.02
