@@ -7,7 +7,8 @@ from ray_app import registry
 from ray_app.data.dataset import Dataset
 from ray_app.data.learned import FIELDS, build_scorer, build_selector, columns_of
 from ray_app.errors import SpecError
-from ray_app.spec.dataset import DatasetSpec, score_of
+from ray_app.methods.scorers import FittedScorer
+from ray_app.spec.dataset import FIT, DatasetSpec, score_of
 
 if TYPE_CHECKING:
     from ray_app.methods.encoders import Encoder
@@ -30,7 +31,10 @@ def check(dataset: Dataset) -> list[str]:
     for step in spec.scorers:
         family, name = score_of(step)
         if family == "scorers":
-            _need(columns, build_scorer(step).columns, dataset.name, f"scorers/{name}")
+            scorer = build_scorer(step)
+            if FIT in step.options and isinstance(scorer, FittedScorer) and not scorer.learns:
+                raise SpecError(f"scorers/{name}: with these options it learns from nothing; leave `fit` out")
+            _need(columns, scorer.columns, dataset.name, f"scorers/{name}")
     made = [*(["embedding"] if encoded else []), *(["logits"] if spec.logits else [])]
     columns += [*made, *(f"score_{score_of(step)[1]}" for step in spec.scorers)]
     for step in spec.selectors:

@@ -79,6 +79,7 @@ def test_a_sample_by_hash_is_the_same_in_any_order_and_grows(tmp_path: Path) -> 
         ({**NGRAM, "fit": "c"}, "has no split 'c'"),
         ({"name": "heuristics", "fit": "a"}, "heuristics: learns from nothing; leave `fit` out"),
         ({**NGRAM, "fit": 3}, "`fit` names a split"),
+        ({"name": "membership", "kind": "loss", "model": "none", "fit": "a"}, "learns from nothing"),
         ({**NGRAM, "fit": "none/such.yaml"}, "such.yaml"),
     ],
 )
