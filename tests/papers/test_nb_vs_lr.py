@@ -37,8 +37,8 @@ def test_holds(outcomes: dict[str, Outcome], claim: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("claim", ["ahead_with_few_labels", "overtaken_with_many_labels"])
 def test_digits_are_too_easy_to_tell_the_two_regimes_apart(outcomes: dict[str, Outcome], claim: str) -> None:
-    # Ten seeds gave leads of .001 each: the last digits of sums, which threads and processors change, decide which
-    # way three of them fall.
+    # Ten seeds gave leads of .001 each: the last digits of sums, which threads and processors change,
+    # decide which way three of them fall.
     outcome = outcomes[claim]
     assert outcome.interval is not None
     assert outcome.interval[0] < 0 < outcome.interval[1]
