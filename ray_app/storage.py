@@ -173,14 +173,6 @@ class Place:
         with _in_one_line(self.uri, "read"), self._fs.open_input_file(self._path) as file:
             return bytes(file.read(limit) if limit is not None else file.read())
 
-    def read_text(self) -> str:
-        """Return the content as UTF-8.
-
-        Raises:
-            DataError: It cannot be read.
-        """
-        return self.read_bytes().decode("utf-8", "replace")
-
     def write_bytes(self, content: Any) -> None:
         """Write a file whole, or not at all: a name that exists is a whole file.
 

@@ -3,7 +3,6 @@
 Rows are compared by `row_id`, a part of them at a time (by hash), so that memory does not grow with the data.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from ray_app.data.arrow import length, take
 from ray_app.data.dataset import Dataset, open_dataset
+from ray_app.methods.selectors import row_hash
 
 # Rows that are compared at once.
 _AT_ONCE = 200_000
@@ -133,7 +133,7 @@ def _compare(result: Difference, a: Dataset, b: Dataset, part: int, parts: int) 
 
 def _rows(dataset: Dataset, part: int, parts: int) -> Iterator[dict[str, np.ndarray]]:
     for batch in dataset.batches(batch_size=_BATCH):
-        wanted = np.array([_hash(name) % parts == part for name in batch["row_id"]], dtype=bool)
+        wanted = row_hash(batch["row_id"]) % np.uint64(parts) == part
         if length(chosen := take(batch, wanted)):
             yield chosen
 
@@ -157,10 +157,6 @@ def _note(changed: Changed, one: Any, other: Any) -> None:
 def _show(examples: list[str], name: str) -> None:
     if len(examples) < _SHOWN:
         examples.append(name)
-
-
-def _hash(row_id: Any) -> int:
-    return int.from_bytes(hashlib.blake2b(str(row_id).encode(), digest_size=8).digest(), "little")
 
 
 __all__ = ["Changed", "Difference", "diff"]

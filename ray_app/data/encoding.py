@@ -213,12 +213,6 @@ class Encoding:
             return None
         return self.encoder.preparation.lengths(prepared_columns(batch, keep=True))
 
-    def features(self, batch: "Batch") -> Features:
-        """Return features, on the device, of prepared rows that are known to be good."""
-        _, inputs = self._inputs(Read(batch))
-        with self._mode():
-            return self.encoder(self._moved(cast(Inputs, inputs)), self.want)
-
     def _convert(self, dtype: str) -> None:
         if dtype == "int8":
             _quantize(self.encoder)

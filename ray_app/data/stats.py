@@ -1,6 +1,5 @@
 """What each column of a dataset holds: counts, ranges, quantiles, frequent values; in one pass."""
 
-import hashlib
 import math
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ray_app.data.dataset import Dataset, open_dataset
+from ray_app.methods.selectors import row_hash
 from ray_app.storage import Place
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def summarize(what: "Place | str | Path | Dataset", split: str | None = None) ->
     dataset = what if isinstance(what, Dataset) else open_dataset(what)
     columns: dict[str, Column] = {}
     for batch in dataset.batches(split, batch_size=_BATCH):
-        order = [_order(row_id) for row_id in batch["row_id"]]
+        order = row_hash(batch["row_id"]).tolist()
         for name, values in batch.items():
             _add(columns.setdefault(name, Column(name)), values, order)
     return list(columns.values())
@@ -235,10 +235,6 @@ def _number(value: Any) -> float:
 
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
-
-
-def _order(row_id: Any) -> int:
-    return int.from_bytes(hashlib.blake2b(str(row_id).encode(), digest_size=8).digest(), "little")
 
 
 def _short(value: str) -> str:
