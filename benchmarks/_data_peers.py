@@ -1,6 +1,7 @@
 """What one would write instead of the data engine: `python -m benchmarks._data_peers NAME …`.
 
-    bare        one loop of torch: all texts sorted by length, batches by tokens, bfloat16, nothing else
+    bare        one loop of torch: all texts sorted by length, batches by tokens (of two sizes the faster one,
+                tried before the clock starts), bfloat16, nothing else
     sentence    sentence-transformers' `encode` as it comes
     naive       Ray Data's `map_batches` with tokenizer and model in an actor, as one would write it first
 
@@ -12,12 +13,17 @@ import argparse
 import json
 import multiprocessing
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+# Tokens at once that the bare loop tries, and on how many texts.
+_SIZES = (512, 1024)
+_TRIED = 24
 
 
 def bare(texts: list[str], model: str, out: Path, processes: int, threads: int, dtype: str) -> float:
@@ -49,28 +55,43 @@ def _loop(
     tokenizer = AutoTokenizer.from_pretrained(model)
     net = AutoModel.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
     with torch.inference_mode():
-        net(**tokenizer(["warm up"], return_tensors="pt"))
+        sample = texts[:: max(1, len(texts) // _TRIED)]
+        _embedded(sample[:2], tokenizer, net, _SIZES[0])
+        tokens = min(_SIZES, key=lambda size: _seconds(lambda: _embedded(sample, tokenizer, net, size)))
         barrier.wait()
         begun = time.time()
-        ids = tokenizer(texts, truncation=True, max_length=256)["input_ids"]
-        order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
-        found = np.zeros((len(ids), net.config.hidden_size), dtype=np.float32)
-        start = 0
-        while start < len(order):
-            longest = len(ids[order[start]])
-            rows = order[start : start + max(1, 1024 // longest)]
-            padded = torch.zeros(len(rows), longest, dtype=torch.int64)
-            mask = torch.zeros_like(padded)
-            for place, row in enumerate(rows):
-                padded[place, : len(ids[row])] = torch.tensor(ids[row])
-                mask[place, : len(ids[row])] = 1
-            hidden = net(input_ids=padded, attention_mask=mask).last_hidden_state.float()
-            weight = mask[:, :, None].float()
-            pooled = (hidden * weight).sum(1) / weight.sum(1)
-            found[rows] = torch.nn.functional.normalize(pooled, dim=1).numpy()
-            start += len(rows)
-        pq.write_table(pa.table({"embedding": list(found)}), out)
+        pq.write_table(pa.table({"embedding": list(_embedded(texts, tokenizer, net, tokens))}), out)
     results.put((begun, time.time()))
+
+
+def _embedded(texts: list[str], tokenizer: Any, net: Any, tokens: int) -> np.ndarray:
+    """Float32 [n, d] of texts, in batches of at most so many tokens, the padding counted."""
+    import torch
+
+    ids = tokenizer(texts, truncation=True, max_length=256)["input_ids"]
+    order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
+    found = np.zeros((len(ids), net.config.hidden_size), dtype=np.float32)
+    start = 0
+    while start < len(order):
+        longest = len(ids[order[start]])
+        rows = order[start : start + max(1, tokens // longest)]
+        padded = torch.zeros(len(rows), longest, dtype=torch.int64)
+        mask = torch.zeros_like(padded)
+        for place, row in enumerate(rows):
+            padded[place, : len(ids[row])] = torch.tensor(ids[row])
+            mask[place, : len(ids[row])] = 1
+        hidden = net(input_ids=padded, attention_mask=mask).last_hidden_state.float()
+        weight = mask[:, :, None].float()
+        pooled = (hidden * weight).sum(1) / weight.sum(1)
+        found[rows] = torch.nn.functional.normalize(pooled, dim=1).numpy()
+        start += len(rows)
+    return found
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
 
 
 def sentence(texts: list[str], model: str, out: Path, threads: int) -> float:

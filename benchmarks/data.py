@@ -8,7 +8,7 @@ all-MiniLM-L6-v2, which a package brings. Ratios are our rows per second over th
     ratio_vs_sentence_transformers   `encode` as it comes
     ratio_vs_naive                   the `map_batches` that one would write first
     padding_share                    of what the model read, the part that was padding
-    seconds_to_first_row             from the command to the first row on the disk
+    seconds_to_first_row             from the command to the first row on the disk, told in parts, too
     memory_growth_16x                peak memory of all processes together at 16 times the rows, over that at
                                      one time, less one
     spilled_mib                      by the object store, at 16 times the rows
@@ -16,8 +16,8 @@ all-MiniLM-L6-v2, which a package brings. Ratios are our rows per second over th
                                      goes on these cores (not with --quick)
     rows_lost, rows_doubled          in all that was built, a build killed halfway and run again among it
 
-Ours and the bare loop's alternate, and medians count. Our rate is that between the second finished unit and
-the last but one: what it takes to start is told apart.
+Ours and the bare loop's alternate, and medians count. Our rate is the slope of rows against the time when
+they were written, while all processes had work: what it takes to start is told apart.
 """
 
 import json
@@ -31,8 +31,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from benchmarks._pairs import arguments
+from ray_app.data.accounts import steady_rate
 from ray_app.data.dataset import open_dataset
 from ray_app.spec import parse
 from ray_app.spec.dataset import DatasetSpec
@@ -65,7 +67,7 @@ class Plan:
     """For the model that only waits."""
 
 
-QUICK = Plan(rows=1024, rounds=1, slow_rows=256, images=512, times=(1, 16), nodes=())
+QUICK = Plan(rows=1536, rounds=1, slow_rows=256, images=512, times=(1, 16), nodes=())
 
 
 @dataclass
@@ -76,7 +78,9 @@ class Run:
     first_row: float
     record: Mapping[str, Any]
     peak: float
-    """Bytes, of all its processes."""
+    """Bytes, of all its processes; 0: not watched."""
+    until_first: Mapping[str, float]
+    """What was done until the first row was on the disk → seconds."""
 
 
 def texts(folder: Path, rows: int) -> Path:
@@ -122,13 +126,15 @@ def text_spec(file: Path) -> dict[str, Any]:
     }
 
 
-def build(spec: Mapping[str, Any], out: Path, *, kill_after: int | None = None) -> Run:
-    """Build with the command line; look at its files and its memory meanwhile.
+def build(spec: Mapping[str, Any], out: Path, *, kill_after: int | None = None, watch: bool = False) -> Run:
+    """Build with the command line; look at its files, and at its memory meanwhile.
 
     Args:
         spec: The dataset's.
         out: A folder that is not there yet, or a killed build's.
         kill_after: Kill all of it when so many units are finished.
+        watch: Measure memory. The kernel's sums of shared pages take a part of a core, so speed is measured
+            without.
     """
     file = out.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(dict(spec)))
@@ -138,25 +144,34 @@ def build(spec: Mapping[str, Any], out: Path, *, kill_after: int | None = None) 
     process = subprocess.Popen(  # noqa: S603
         command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
     )
-    with watched(process.pid) as memory:
+    with watched(process.pid) if watch else nullcontext([0.0]) as memory:
         if kill_after is not None:
             while len(parts(out)) < kill_after and process.poll() is None:
                 time.sleep(0.05)
             process.send_signal(signal.SIGKILL)
         said, _ = process.communicate()
     if kill_after is not None:
-        return Run(0.0, 0.0, {}, memory[0])
+        return Run(0.0, 0.0, {}, memory[0], {})
     if process.returncode:
         raise SystemExit(f"benchmarks.data: `{' '.join(command)}` failed with status {process.returncode}")
-    ended = sorted(path.stat().st_mtime for path in parts(out))
-    return Run(steady(out), ended[0] - begun, json.loads(said), memory[0])
+    record = json.loads(said)
+    first = min(path.stat().st_mtime for path in parts(out)) - begun
+    within = record["run"]
+    until = {"command line, and plan": within["begun"] - begun, **within["until_first_row_s"]}
+    return Run(steady(out), first, record, memory[0], until)
 
 
-def steady(out: Path, skip: int = 2) -> float:
-    """Return rows/s after the first units (`skip` of them) up to the last but one."""
+def steady(out: Path, processes: int | None = None) -> float:
+    """Return rows/s by when the finished units were written, see steady_rate.
+
+    Args:
+        out: A build.
+        processes: That held its model; None: a process a core.
+    """
     ended = sorted((path.stat().st_mtime, pq.read_metadata(path).num_rows) for path in parts(out))
-    inner = ended[skip:-1]
-    return sum(rows for _, rows in inner) / (inner[-1][0] - ended[skip - 1][0])
+    rows = accumulate(rows for _, rows in ended)
+    timeline = [(at - ended[0][0], float(n)) for (at, _), n in zip(ended, rows, strict=True)]
+    return steady_rate(timeline, processes or len(os.sched_getaffinity(0)))
 
 
 def parts(out: Path) -> list[Path]:
@@ -188,7 +203,7 @@ def watched(pid: int) -> Iterator[list[float]]:
     peak, stop = [0.0], threading.Event()
 
     def look() -> None:
-        while not stop.wait(0.5):
+        while not stop.wait(1.0):
             peak[0] = max(peak[0], sum(map(proportional, family(pid))))
 
     thread = threading.Thread(target=look, daemon=True)
@@ -271,8 +286,8 @@ def cluster_rate(nodes: int, rows: int, folder: Path) -> float:
         [sys.executable, "-c", program, str(spec), str(out)],
         cwd=ROOT, env={**environment(), "RAY_AUTH_MODE": "disabled"}, check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    # Actors start one after the other on few cores: the second half is when all are there.
-    return steady(out, len(parts(out)) // 2)
+    # Actors start one after the other on few cores: the last units are finished when all are there.
+    return steady(out, max(actors, len(parts(out)) // 4))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -301,7 +316,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         ours = statistics.median(run.rows_per_s for run in runs)
         sentence = peer("sentence", short, folder / "sentence", threads=cores)
         naive = peer("naive", short, folder / "naive")
-        images = [build(image_spec(plan.images * times), folder / f"images-{times}") for times in plan.times]
+        images = [
+            build(image_spec(plan.images * times), folder / f"images-{times}", watch=True)
+            for times in plan.times
+        ]
         rates = {nodes: cluster_rate(nodes, plan.waited_rows, folder) for nodes in plan.nodes}
         build(image_spec(plan.images), folder / "killed", kill_after=2)
         build(image_spec(plan.images), folder / "killed")
@@ -322,6 +340,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{what:34} {ours:8.1f} {rate:8.1f}  ratio {ours / rate:.2f}")
     print(
         f"tokens/s {run['tokens_per_s']:,.0f}, busy {run['busy_share']:.0%}, bottleneck {run['bottleneck']}"
+    )
+    print(
+        "until the first row, s: " + ", ".join(f"{what} {s:.1f}" for what, s in runs[-1].until_first.items())
     )
     peaks = "  ".join(f"{t}x {r.peak / 2**20:,.0f}" for t, r in zip(plan.times, images, strict=True))
     print(f"peak memory, MiB: {peaks}")

@@ -16,13 +16,14 @@ from ray_app.errors import RayAppError, RunError, SpecError
 LEAST_CPUS = 4
 
 
-def connect(address: str | None = None, num_cpus: int | None = None) -> None:
+def connect(address: str | None = None, num_cpus: int | None = None, *, metrics: bool = True) -> None:
     """Connect this process to Ray; nothing happens where it is connected already.
 
     Args:
         address: A cluster's address, `auto`, or None: the one that RAY_ADDRESS names (set inside a Ray job),
             else a new local one on this machine.
         num_cpus: Logical CPUs of a new local one; None: this machine's, at least LEAST_CPUS.
+        metrics: Whether a new local one collects numbers about itself, which few cores feel.
 
     Raises:
         SpecError: num_cpus for a cluster that is there already, or what is no address.
@@ -38,7 +39,8 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         cpus = num_cpus or max(LEAST_CPUS, len(os.sched_getaffinity(0)))
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
+        system = {} if metrics else {"enable_metrics_collection": False}
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, _system_config=system, **common)
         return
     if num_cpus is not None:
         raise SpecError(f"num_cpus={num_cpus} is for a new local Ray; the cluster at {address} has its own")
@@ -56,13 +58,15 @@ def connect(address: str | None = None, num_cpus: int | None = None) -> None:
 
 
 @contextmanager
-def session(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
+def session(
+    address: str | None = None, num_cpus: int | None = None, *, metrics: bool = True
+) -> Iterator[None]:
     """Connect for the length of a block; a connection that was there before is left alone."""
     quiet()
     import ray
 
     was_there = ray.is_initialized()
-    connect(address, num_cpus)
+    connect(address, num_cpus, metrics=metrics)
     try:
         yield
     finally:

@@ -1,17 +1,29 @@
 """What a build took, added up from what its units say: where the time went, and what it cost."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from ray_app.data.payload import Done
 from ray_app.spec.dataset import Compute
 
 STAGES = {"read_s": "read", "prepare_s": "prepare", "model_s": "model", "write_s": "write"}
 """Seconds that a unit says, and the stage that they were spent in."""
-# Of the rate: what happened before so many units were there is start-up.
-_WARM_UNITS = 2
+UNTIL_FIRST = {
+    "connect_s": "connect to Ray",
+    "read_s": "read the first unit",
+    "prepare_s": "prepare it",
+    "load_s": "load the model",
+    "calibrate_s": "try settings",
+    "model_s": "encode it",
+    "write_s": "write it",
+}
+"""Seconds that the first finished unit says, and what they were spent on, in their order."""
+# Of the rate: so many units of each process are start-up.
+_WARM_UNITS = 1
 
 
 @dataclass
@@ -24,6 +36,10 @@ class Accounts:
     spent: dict[str, float] = field(default_factory=dict)
     timeline: list[tuple[float, int]] = field(default_factory=list)
     """Seconds since the beginning, and rows that were there then."""
+    connect_s: float = 0.0
+    """Seconds that the connection to Ray took."""
+    first: Mapping[str, float] = field(default_factory=dict)
+    """What the first finished unit took."""
     actors: int = 1
     """Processes that held the model."""
     spilled_bytes: int = 0
@@ -35,6 +51,7 @@ class Accounts:
         """Count a unit."""
         self.units += 1
         self.rows += done.rows
+        self.first = self.first or dict(done.spent)
         for name, value in done.spent.items():
             if name == "actors":
                 self.actors = max(self.actors, int(value))
@@ -53,8 +70,10 @@ class Accounts:
     def record(self) -> dict[str, Any]:
         """Return it for machines."""
         return {
+            "begun": self.begun,
             "seconds": self.seconds,
             "seconds_to_first_row": self.seconds_to_first_row,
+            "until_first_row_s": dict(self.until_first_row),
             "rows_per_s": self.rows_per_s,
             "tokens_per_s": self.tokens_per_s,
             "padding_share": self.padding_share,
@@ -71,8 +90,16 @@ class Accounts:
         return self.timeline[0][0] if self.timeline else 0.0
 
     @property
+    def until_first_row(self) -> Mapping[str, float]:
+        """What was done until the first unit was finished → seconds; the rest is processes that start."""
+        spent = {**self.first, "connect_s": self.connect_s}
+        known = {name: spent[key] for key, name in UNTIL_FIRST.items() if spent.get(key, 0.0) > 0}
+        rest = max(0.0, self.seconds_to_first_row - sum(known.values()))
+        return {**known, "start processes, and wait": rest} if self.timeline else {}
+
+    @property
     def rows_per_s(self) -> float:
-        """The steady rate: without what went before the first units were there."""
+        """The steady rate: without what went before every process had finished a unit."""
         return self._rate(self.rows)
 
     @property
@@ -111,11 +138,29 @@ class Accounts:
         return max(others, key=lambda name: others[name], default="model")
 
     def _rate(self, count: float) -> float:
-        if len(self.timeline) <= _WARM_UNITS:
-            return count / self.timeline[-1][0] if self.timeline and self.timeline[-1][0] > 0 else 0.0
-        (start, before), (end, after) = self.timeline[_WARM_UNITS - 1], self.timeline[-1]
-        share = (after - before) / after if after else 0.0
-        return count * share / (end - start) if end > start else 0.0
+        if not self.timeline or not self.rows:
+            return 0.0
+        return steady_rate(self.timeline, self.actors) * count / self.rows
 
 
-__all__ = ["STAGES", "Accounts"]
+def steady_rate(timeline: Sequence[tuple[float, float]], processes: int) -> float:
+    """Return rows/s while all processes had work: the slope of the line through what was finished when.
+
+    Two ends of a window would not do: processes finish units side by side, so a window may begin after one
+    of a pair and end after both.
+
+    Args:
+        timeline: Seconds, and rows that were there then; one for each finished unit, in order.
+        processes: How many finished units side by side; the first and the last unit of each are left out,
+            where that leaves enough.
+    """
+    edge = processes * _WARM_UNITS
+    inner = timeline[edge:-processes] if len(timeline) >= 2 * edge + 2 * processes + 2 else timeline
+    seconds, rows = (np.array(values, dtype=np.float64) for values in zip(*inner, strict=True))
+    spread = seconds - seconds.mean()
+    if not float(spread @ spread):
+        return float(rows[-1] / seconds[-1]) if seconds[-1] > 0 else 0.0
+    return float(spread @ (rows - rows.mean()) / (spread @ spread))
+
+
+__all__ = ["STAGES", "Accounts", "steady_rate"]

@@ -172,6 +172,7 @@ def _run(
         reporter.work(f"building {dataset.name}", len(units)) as work,
         _cluster(address, local=local) as each,
     ):
+        accounts.connect_s = 0.0 if local else time.time() - accounts.begun
         for done in ledger.done(finished):
             counts[done.unit] = done
             limit.add([done.reason] * done.rejected)

@@ -14,6 +14,7 @@ import torch
 
 from ray_app.data.arrow import length, take
 from ray_app.data.encoding import Encoding, Settings, is_out_of_memory
+from ray_app.data.int8 import FILE as INT8
 from ray_app.data.sources import Read
 from ray_app.spec.dataset import Compute
 from ray_app.storage import Place
@@ -81,6 +82,8 @@ def calibrated(encoding: Encoding, batch: "Batch", compute: Compute, file: Place
         compute: What the spec says; what it leaves open is tried.
         file: Where all processes of the build look, and the first one writes.
     """
+    if compute.dtype == "int8":
+        encoding.offer_int8(batch, file.parent / INT8)
     if not file.exists():
         trials = list(_tried(encoding, batch, compute))
         # A dtype that the spec asks for is used, whatever it costs; the cost is told.

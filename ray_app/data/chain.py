@@ -12,6 +12,7 @@ from ray_app.spec.dataset import FIT, DatasetSpec, score_of
 
 if TYPE_CHECKING:
     from ray_app.methods.encoders import Encoder
+    from ray_app.spec import Method
 
 _MADE_BY = {"embedding": "`encoder` or `bundle`", "logits": "`logits: true`"}
 
@@ -26,7 +27,13 @@ def check(dataset: Dataset) -> list[str]:
     spec, columns = dataset.spec, _transformed(dataset)
     encoded = spec.encoder is not None or spec.bundle is not None
     if encoded:
-        column = _column(spec)
+        method = _method(spec)
+        if spec.compute.dtype == "int8":
+            # It imports torch, which few specs need before they start.
+            from ray_app.data import int8
+
+            int8.check(method.name)
+        column = _column(method)
         _need(columns, [column], dataset.name, f"the encoder, which reads {column},")
     for step in spec.scorers:
         family, name = score_of(step)
@@ -72,14 +79,17 @@ def _transformed(dataset: Dataset) -> list[str]:
     return columns
 
 
-def _column(spec: DatasetSpec) -> str:
-    """What the encoder reads: its modality's name."""
+def _method(spec: DatasetSpec) -> "Method":
+    """The encoder, or a bundle's first member's."""
     if spec.bundle is not None:
         from ray_app import bundle as bundles
 
-        method = next(iter(bundles.load(spec.bundle).manifest.members.values())).method
-    else:
-        method = spec.encoder  # type: ignore[assignment]
+        return next(iter(bundles.load(spec.bundle).manifest.members.values())).method
+    return cast("Method", spec.encoder)
+
+
+def _column(method: "Method") -> str:
+    """What an encoder reads: its modality's name."""
     return str(cast("type[Encoder]", registry.load("encoders", method.name)).modality)
 
 

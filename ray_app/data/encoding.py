@@ -5,26 +5,27 @@ came in.
 """
 
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from ray_app import bundle as bundles
 from ray_app import registry
+from ray_app.data import int8
 from ray_app.data.arrow import concat, length, take
 from ray_app.data.prepared import prepared_columns
 from ray_app.data.rows import reject
 from ray_app.data.sources import Read
-from ray_app.errors import DataError
+from ray_app.errors import DataError, SpecError
 from ray_app.methods.encoders import Encoder, Features, Inputs, Want
 from ray_app.predictor import joined, load_member
 from ray_app.spec import Method
+from ray_app.storage import Place
 
 if TYPE_CHECKING:
     from ray_app.data.cache import Cache
@@ -102,6 +103,7 @@ class Encoding:
         self.spent = Spent()
         self.settings = Settings()
         self._exact: dict[str, torch.Tensor] | None = None
+        self._rounded: int8.Int8 | None = None
         self.use_settings(settings or Settings())
 
     def use_settings(self, settings: Settings) -> None:
@@ -114,6 +116,24 @@ class Encoding:
         self.batch_size = settings.batch_size
         self.batch_tokens = settings.batch_tokens
         self._good, self._grow_after = 0, _GROW_AFTER
+
+    def offer_int8(self, batch: "Batch", file: Place) -> None:
+        """Make the network in 8 bits available, as the first process of a build made it.
+
+        Args:
+            batch: Rows, prepared or not, from which the first process learns the ranges of activations.
+            file: Where all processes of the build look.
+
+        """
+        if file.exists():
+            content = file.read_bytes()
+        else:
+            some = take(self.prepared(Read(batch)).batch, slice(int8.EXAMPLES))
+            examples = [self._inputs(Read(take(some, slice(i, i + 1))))[1] for i in range(length(some))]
+            content = file.write_first(
+                int8.quantized(self.encoder, [one for one in examples if one is not None])
+            )
+        self._rounded = int8.Int8(content, torch.get_num_threads())
 
     def settle(self) -> None:
         """Keep the weights of the present dtype only."""
@@ -215,7 +235,9 @@ class Encoding:
 
     def _convert(self, dtype: str) -> None:
         if dtype == "int8":
-            _quantize(self.encoder)
+            if self._rounded is None:
+                raise SpecError("dtype: int8 is made from a build's first rows; use float32 or bfloat16 here")
+            cast(Any, self.encoder).net = self._rounded
             self._exact = None
             return
         # What was rounded is not exact again when it is widened, so the exact weights are kept meanwhile.
@@ -334,16 +356,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
-
-
-def _quantize(encoder: Encoder) -> None:
-    """Give linear layers weights of 8 bits, and activations of 8 bits as they come; there is no way back."""
-    with warnings.catch_warnings():
-        # torch announces that its quantization moves to a package of its own.
-        warnings.simplefilter("ignore")
-        from torch.ao.quantization import quantize_dynamic
-
-        quantize_dynamic(encoder, {torch.nn.Linear}, dtype=torch.qint8, inplace=True)
 
 
 def make_encoder(encoder: Method | None, bundle: str | None) -> Encoder:

@@ -66,11 +66,14 @@ class Fitting:
         self.encoder = plan.built if plan.built is not None else make_encoder(plan.encoder, plan.bundle)
         needs = {need for learner in self.fresh().values() for need in cast(Any, learner).needs}
         settings = usual(plan.compute, plan.device)
+        if settings.dtype == "int8":
+            # Rounded rows lie around the exact ones.
+            settings = replace(settings, dtype="float32")
         self.encoding = Encoding(
             self.encoder, settings, device=plan.device, want=cast("set[Want]", needs - {"input_grad"})
         )
         folder = folder_of(plan.compute.cache)
-        if folder is not None and needs <= {"layers", "logits"} and settings.dtype != "int8":
+        if folder is not None and needs <= {"layers", "logits"}:
             self.encoding.cache = Cache(folder, self.encoder, settings.dtype, sorted(needs))
 
     def fresh(self) -> dict[str, nn.Module]:

@@ -138,7 +138,7 @@ def fit(reading: "Reading", plan: "FitPlan", units: Sequence[Unit], compute: Com
 @contextmanager
 def cluster(address: str | None) -> "Iterator[Cluster]":
     """Be connected to Ray for the length of a block, and have small work done there."""
-    with session(address):
+    with session(address, metrics=False):
         yield Cluster()
 
 

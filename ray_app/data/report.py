@@ -83,6 +83,9 @@ def _run(result: BuildResult) -> list[Section]:
         section.figures.append(
             ("Where the time went, all processes together", plots.bars(dict(accounts.stages), "seconds"))
         )
+    if accounts.seconds_to_first_row > 1:
+        until = plots.bars(dict(accounts.until_first_row), "seconds")
+        section.figures.append((f"Until the first row: {accounts.seconds_to_first_row:.1f} s", until))
     if len(accounts.timeline) > 1:
         x, y = zip(*accounts.timeline, strict=True)
         section.figures.append(

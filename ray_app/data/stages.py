@@ -136,8 +136,8 @@ class EncodePlan:
             compute=spec.compute,
             num_cpus=spec.compute.num_cpus if alone else None,
             device="cuda" if spec.compute.num_gpus else "cpu",
-            # A few thousand rows are sooner encoded than tried.
-            calibration=folder / "calibration.json" if alone else None,
+            # A few thousand rows are sooner encoded than tried; 8 bits have to be made from some in any case.
+            calibration=folder / "calibration.json" if alone or spec.compute.dtype == "int8" else None,
             detectors=own,
             from_bundle=tuple(score_of(step)[1] for step in steps) if spec.bundle is not None else (),
             scorers=tuple(step for step in spec.scorers if is_heavy(step)),
@@ -153,6 +153,11 @@ class Encode:
     """
 
     def __init__(self, plan: EncodePlan) -> None:
+        begun = time.perf_counter()
+        self._load(plan)
+        self._spent = {"load_s": time.perf_counter() - begun}
+
+    def _load(self, plan: EncodePlan) -> None:
         # Heavy, and the reading and writing stages do without.
         import torch
 
@@ -200,17 +205,21 @@ class Encode:
         Raises:
             DataError: The encoder's column is missing, or one row alone does not fit the device.
         """
+        batch, rejected = work.batch, work.rejected
+        # What came before the first unit is told with it.
+        spent, self._spent = self._spent, {}
+        if self.encoding is not None and len(work) and not self._calibrated:
+            begun = time.perf_counter()
+            self._calibrate(batch)
+            spent["calibrate_s"] = time.perf_counter() - begun
         begun = time.perf_counter()
-        batch, rejected, spent = work.batch, work.rejected, {}
         scores = {
             f"score_{name}": score(batch, name, scorer, "the build") for name, scorer in self.scorers.items()
         }
         batch = {**batch, **scores}
         if self.encoding is not None and len(work):
-            if not self._calibrated:
-                self._calibrate(batch)
             read = self.encoding.each(Read(batch, rejected), self._columns)
-            batch, rejected, spent = read.batch, read.rejected, self.encoding.take_spent()
+            batch, rejected, spent = read.batch, read.rejected, {**spent, **self.encoding.take_spent()}
         # Of what a scorer read, too.
         wall = time.perf_counter() - begun
         return Work(

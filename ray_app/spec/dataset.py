@@ -103,8 +103,8 @@ class Compute(Spec):
     """Most tokens at once, padding counted, where rows have lengths; None: found likewise."""
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     """What the encoder computes in. auto: bfloat16 where the trial shows that it is faster, and that every
-    embedding of it has a cosine of at least 0.999 with float32's. int8: linear layers with weights of 8 bits,
-    on a CPU; what it costs in accuracy is in the report."""
+    embedding of it has a cosine of at least 0.999 with float32's. int8: encoders/transformers in 8 bits on a
+    CPU, by the `int8` extra; what it costs in accuracy is in the report, and `fit:` learns in float32."""
     compile: bool = False
     """Let torch.compile fuse the encoder, on a GPU; the first batches wait for it."""
     cache: str | None = None

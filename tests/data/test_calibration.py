@@ -131,27 +131,6 @@ def test_what_the_spec_says_is_not_tried(tmp_path: Path) -> None:
     assert usual(said, "cpu") == settings
 
 
-def test_int8_is_used_where_it_is_asked_for_and_its_cost_is_told(tmp_path: Path) -> None:
-    class Linear(Sums):
-        def __init__(self) -> None:
-            super().__init__()
-            self.mix = torch.nn.Linear(2, 2)
-
-        def forward(self, inputs: Inputs, want: Any = ()) -> Features:
-            return Features(self.mix(super().forward(inputs, want).pooled))
-
-    encoding = Encoding(Linear())
-    exact = encoding.each(Read(texts()), embed).batch["embedding"]
-    settings = calibrated(encoding, texts(), Compute(dtype="int8"), Place.of(tmp_path / "calibration.json"))
-    assert settings.dtype == "int8"
-    assert "quantized" in type(encoding.encoder.mix).__module__
-    said = json.loads((tmp_path / "calibration.json").read_text())
-    (cosine,) = [trial["cosine"] for trial in said["trials"] if trial["cosine"] is not None]
-    assert 0.9 < cosine < 1
-    rounded = encoding.each(Read(texts()), embed).batch["embedding"]
-    np.testing.assert_allclose(rounded, exact, rtol=0.1, atol=1.0)
-
-
 def test_a_size_that_was_halved_is_tried_again_later() -> None:
     class Tight(Sums):
         fits = 4
