@@ -1,5 +1,6 @@
 """From predictions to numbers: one long table of bundle, dataset, seed, subject, metric, value."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -102,7 +103,8 @@ def summarised(table: pa.Table) -> pa.Table:
 
 
 def _quality(piece: Piece) -> Iterator[tuple[str, str, float]]:
-    yield "answer", "seconds_per_row", piece.seconds_per_row
+    if math.isfinite(piece.seconds_per_row):
+        yield "answer", "seconds_per_row", piece.seconds_per_row
     known = piece.labels >= 0
     if piece.role in ("near_ood", "far_ood") or not known.any():
         return

@@ -1,6 +1,6 @@
 """One piece of an evaluation: a bundle on a dataset with a seed, in a Ray worker, into one Parquet file."""
 
-import time
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,12 @@ import torch
 
 from ray_app import bundle as bundles
 from ray_app import registry
+from ray_app.data.arrow import length
+from ray_app.data.cache import Cache, folder_of
 from ray_app.data.dataset import Dataset
+from ray_app.data.encoding import Encoding, Settings
+from ray_app.data.sources import Read
 from ray_app.errors import DataError
-from ray_app.methods.encoders import Inputs
 from ray_app.predictor import Prediction, Predictor
 from ray_app.spec import Method
 from ray_app.spec.suite import Entry
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from ray_app.methods import Batch
 
 IMAGE = "image_pixels"
+KEPT = ("row_id", "label", "proba")
+ANSWERED = ("head/", "score/")
+"""What the names of other columns of a piece begin with."""
 
 
 def predict_dataset(
@@ -35,39 +41,54 @@ def predict_dataset(
     examples: int,
     to: Path,
     key: str,
+    cache: str | None = None,
 ) -> Path:
     """Write what a bundle says of every row of a dataset: one Parquet row each.
 
     Columns: row_id; label (-1 where there is none); proba and head/<name> as lists; score/<detector>; for the
-    most abnormal rows the pixels. The file's metadata holds the key, and the seconds of the forward passes.
+    most abnormal rows the pixels. The file's metadata holds the key, and the seconds of the forward passes
+    (nan where all features were in the cache).
+
+    Args:
+        bundle: Its folder.
+        dataset: What it is asked about.
+        entry: Which rows, and what is done to them first.
+        seed: Of random transforms.
+        batch_size: Rows at once.
+        examples: How many rows' pixels are kept.
+        to: The file.
+        key: What identifies the piece.
+        cache: Folder with features of rows that were encoded before, see Compute.cache.
 
     Raises:
-        DataError: The dataset has no rows.
+        DataError: The dataset has no rows, or one that the bundle cannot read.
     """
     predictor = _predictor(str(bundle), bundles.load(bundle).version)
+    encoding = _encoding(predictor, batch_size, folder_of(cache))
     transforms = [_transform(method, seed, predictor) for method in entry.transforms]
     columns: dict[str, list[Any]] = {}
     pixels: list[np.ndarray] = []
-    seconds, rows = 0.0, 0
+    rows = 0
     for raw in _batches(dataset, entry, batch_size):
         batch = raw
         for transform in transforms:
             batch = transform(batch)
-        inputs = predictor.preprocess(batch)
-        begun = time.perf_counter()
-        answer = _answer(predictor, inputs)
-        seconds += time.perf_counter() - begun
-        rows += len(answer.proba)
-        for name, values in _columns(batch, answer).items():
-            columns.setdefault(name, []).extend(values)
-        if isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
-            pixels.extend(_pictures(inputs))
+        read = encoding.prepared(Read(batch))
+        answered = encoding.each(read, lambda features, some: _columns(some, predictor.judge(features)))
+        if bad := answered.rejected:
+            raise DataError(f"{entry.dataset}: {bad[0].row_id}: {bad[0].reason}; drop it, or mend it")
+        rows += length(batch)
+        for name in [name for name in answered.batch if name in KEPT or name.startswith(ANSWERED)]:
+            columns.setdefault(name, []).extend(answered.batch[name].tolist())
+        pixels += _pictures(read.batch.get("prepared.pixels"))
+    spent = encoding.take_spent()
+    seconds = spent["encode_s"] / spent["rows"] if spent["rows"] else math.nan
     if not rows:
         raise DataError(f"{entry.dataset}: no rows to evaluate; check its split, classes and limit")
     table = pa.table(columns)
     if pixels:
         table = table.append_column(IMAGE, _most_abnormal(table, pixels, examples))
-    metadata = {"key": key, "seconds_per_row": f"{seconds / rows:.9f}"}
+    metadata = {"key": key, "seconds_per_row": f"{seconds:.9f}"}
     to.parent.mkdir(parents=True, exist_ok=True)
     temporary = to.with_name(f".{to.name}")
     pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
@@ -110,27 +131,39 @@ def _batches(dataset: Dataset, entry: Entry, batch_size: int) -> Any:
         yield batch
 
 
-def _answer(predictor: Predictor, inputs: Inputs) -> Prediction:
-    # A detector that needs gradients enables them for itself.
-    with torch.no_grad():
-        return predictor(inputs)
+def _encoding(predictor: Predictor, batch_size: int, folder: Path | None) -> Encoding:
+    want = predictor.want()
+    encoding = Encoding(
+        predictor.encoder,
+        Settings(batch_size=batch_size),
+        device=str(predictor.device),
+        want=want,
+        # A detector that needs gradients enables them for itself.
+        gradients=predictor.needs_gradients,
+    )
+    if folder is not None and want <= {"layers", "logits"}:
+        encoding.cache = Cache(folder, predictor.encoder, encoding.settings.dtype, sorted(want))
+    return encoding
 
 
-def _columns(batch: "Batch", answer: Prediction) -> dict[str, list[Any]]:
-    labels = batch.get("label")
+def _columns(batch: "Batch", answer: Prediction) -> dict[str, np.ndarray]:
     n = len(answer.proba)
+    labels = batch.get("label", np.full(n, -1))
     return {
-        "row_id": [str(row) for row in batch["row_id"]],
-        "label": [int(label) for label in labels] if labels is not None else [-1] * n,
-        "proba": answer.proba.cpu().tolist(),
-        **{f"head/{name}": proba.cpu().tolist() for name, proba in answer.heads.items()},
-        **{f"score/{name}": score.cpu().tolist() for name, score in answer.scores.items()},
+        "row_id": batch["row_id"].astype(str),
+        "label": np.asarray(labels, dtype=np.int64),
+        "proba": answer.proba.cpu().numpy(),
+        **{f"head/{name}": proba.cpu().numpy() for name, proba in answer.heads.items()},
+        **{f"score/{name}": score.detach().cpu().numpy() for name, score in answer.scores.items()},
     }
 
 
-def _pictures(inputs: torch.Tensor) -> list[np.ndarray]:
-    values = inputs if inputs.dtype == torch.uint8 else (inputs * 255).round().clamp(0, 255).to(torch.uint8)
-    return list(values.permute(0, 2, 3, 1).cpu().numpy())
+def _pictures(pixels: np.ndarray | None) -> list[np.ndarray]:
+    """Images uint8 [h, w, c] of pixels [n, c, h, w]; none where rows are no images."""
+    if pixels is None:
+        return []
+    values = pixels if pixels.dtype == np.uint8 else (pixels * 255).round().clip(0, 255).astype(np.uint8)
+    return list(values.transpose(0, 2, 3, 1))
 
 
 def _most_abnormal(table: pa.Table, pixels: list[np.ndarray], examples: int) -> pa.Array:

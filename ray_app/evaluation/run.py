@@ -117,6 +117,7 @@ def evaluate(
                 seed,
                 batch_size=suite.batch_size,
                 examples=suite.examples,
+                cache=suite.cache,
                 to=to,
                 key=key,
                 cpus=suite.num_cpus,

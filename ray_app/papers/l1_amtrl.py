@@ -129,26 +129,32 @@ _ESTIMATED = {
 }
 
 
+# What a build asks for; here heads are given, and `allocate` is told the budget.
+_ASKED = {"target": "target", "fraction": 1.0}
+
+
 def _with_known_heads(truth: _Truth) -> dict[str, float]:
     found = {}
     for norm in ("uniform", "l2", "l1"):
-        options = {"norm": norm, "lam": 0.0, "rank": truth.world.k}
-        rule = registry.build("selectors", "lasso_sources", options).fit(truth.heads, truth.target)
+        options = {**_ASKED, "norm": norm, "lam": 0.0, "rank": truth.world.k}
+        rule = registry.build("selectors", "lasso_sources", options).fit_heads(truth.heads, truth.target)
         counts = rule.allocate(truth.world.rows)
         found[f"{norm}: sources"] = float((np.abs(rule.relevance) > 1e-9).sum())
-        learner = registry.build("selectors", "lasso_sources", {"norm": "uniform", "rank": truth.world.k})
+        learner = registry.build(
+            "selectors", "lasso_sources", {**_ASKED, "norm": "uniform", "rank": truth.world.k}
+        )
         found[norm] = truth.excess(learner, *truth.rows(counts, 0))
     return found
 
 
 def _with_estimated_heads(truth: _Truth) -> dict[str, float]:
     world = truth.world
-    even = registry.build("selectors", "lasso_sources", {"norm": "uniform", "rank": world.k})
-    even.fit(truth.heads, truth.target)
+    even = registry.build("selectors", "lasso_sources", {**_ASKED, "norm": "uniform", "rank": world.k})
+    even.fit_heads(truth.heads, truth.target)
     first = truth.rows(even.allocate(world.rows // 3), 0)
     found = {}
     for norm in ("uniform", "l2", "l1"):
-        rule = registry.build("selectors", "lasso_sources", {"norm": norm, "rank": world.k})
+        rule = registry.build("selectors", "lasso_sources", {**_ASKED, "norm": norm, "rank": world.k})
         counts = rule.fit_rows(*first, *truth.of_target()).allocate(world.rows - world.rows // 3)
         second = truth.rows(counts, 1)
         both = [

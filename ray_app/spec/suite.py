@@ -32,6 +32,9 @@ class SuiteSpec(Spec):
     batch_size: int = Field(default=256, ge=1)
     examples: int = Field(default=8, ge=0, le=100)
     """Pictures of each dataset's most abnormal rows in the report."""
+    cache: str | None = None
+    """Folder with features that builds and evaluations computed before; None: the one that RAY_APP_CACHE
+    names, else none."""
     num_cpus: float = Field(default=1.0, gt=0)
     """Held by each piece of the work; its threads too."""
     num_gpus: float = Field(default=0.0, ge=0)

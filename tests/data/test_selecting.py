@@ -218,7 +218,8 @@ def test_embeddings_are_there_for_selectors_also_when_nobody_keeps_their_inputs(
         ([{"name": "k_center", "budget": 3}], "'embedding'.*made by `encoder`"),
         ([{"name": "query_margin", "budget": 3}], "'logits'.*made by `logits: true`"),
         ([{"name": "query_bald", "budget": 3}], "needs proba_mc of the rows, which no build has"),
-        ([{"name": "lasso_sources"}], "chooses among sources"),
+        ([{"name": "preprocessing_window"}], "chooses among sources"),
+        ([{"name": "lasso_sources", "target": "a", "budget": 3}], "no column 'source'"),
     ],
 )
 def test_a_selector_that_cannot_work_is_refused_before_anything_starts(
@@ -239,3 +240,23 @@ def test_selectors_that_leave_nothing_say_so(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="selectors/threshold left no row"):
         build(wanted, tmp_path / "out")
+
+
+def test_sources_share_a_budget_by_what_they_have_in_common_with_a_target(tmp_path: Path) -> None:
+    """Through files and passes, as in memory: digits, of which a class is a source."""
+    wanted = digits(
+        encoder=ENCODER,
+        classes=[0, 1, 2, 3],
+        unit_rows=100,
+        selectors=[
+            {"name": "lasso_sources", "column": "label", "target": "2", "budget": 260, "floor": 10, "rank": 2}
+        ],
+        keep=[],
+        compute={"executor": "local"},
+    )
+    built = build(wanted, tmp_path / "out")
+    rows = open_dataset(tmp_path / "out").read()
+    assert built.rows == 260
+    counts = dict(zip(*map(np.ndarray.tolist, np.unique(rows["label"], return_counts=True)), strict=True))
+    assert counts[2] == 177
+    assert min(counts.values()) >= 10

@@ -14,6 +14,7 @@ from ray_app.errors import DataError
 from ray_app.evaluation.predict import IMAGE, key_of, predict_dataset
 from ray_app.predictor import Predictor
 from ray_app.spec import parse
+from ray_app.spec.dataset import DatasetSpec
 from ray_app.spec.suite import Entry
 from tests.bundles import tiny
 from tests.data.rows import digits
@@ -111,3 +112,68 @@ def test_no_rows_leave_no_file(bundle: Bundle, tmp_path: Path) -> None:
             key="k",
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_build_encoded_an_evaluation_does_not_encode_again(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray_app.data.build import build
+    from ray_app.methods.encoders.timm import Timm
+
+    cache = str(tmp_path / "cache")
+    plain = predict(bundle, tmp_path / "plain.parquet")
+    compute = {"executor": "local", "cache": cache, "dtype": "float32"}
+    build(
+        digits(bundle=str(bundle.path), logits=True, scorers=[{"name": "detectors/energy"}], compute=compute),
+        tmp_path / "built",
+    )
+
+    def fails(*args: Any) -> Any:
+        raise AssertionError("a forward pass that the cache should have saved")
+
+    monkeypatch.setattr(Timm, "forward", fails)
+    path = tmp_path / "cached.parquet"
+    entry = parse({"role": "ind", "dataset": "digits"}, Entry, "entry")
+    predict_dataset(
+        bundle.path,
+        open_dataset(digits()),
+        entry,
+        0,
+        batch_size=16,
+        examples=3,
+        to=path,
+        key="k",
+        cache=cache,
+    )
+    table = pq.read_table(path)
+    assert table["row_id"] == plain["row_id"]
+    np.testing.assert_allclose(
+        np.array(table["proba"].to_pylist()), np.array(plain["proba"].to_pylist()), rtol=1e-4, atol=1e-6
+    )
+    assert np.isnan(float(table.schema.metadata[b"seconds_per_row"]))
+
+
+def test_a_row_that_cannot_be_read_is_named(bundle: Bundle, tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "images" / "zero"
+    folder.mkdir(parents=True)
+    Image.new("L", (8, 8)).save(folder / "good.png")
+    (folder / "bad.png").write_bytes(b"no image")
+    spec = {
+        "name": "images",
+        "source": {"name": "images", "path": str(tmp_path / "images")},
+        "max_rejected": 0,
+    }
+    entry = parse({"role": "ind", "dataset": "images"}, Entry, "entry")
+    with pytest.raises(DataError, match=r"bad\.png"):
+        predict_dataset(
+            bundle.path,
+            open_dataset(parse(spec, DatasetSpec, "images")),
+            entry,
+            0,
+            batch_size=4,
+            examples=0,
+            to=tmp_path / "a.parquet",
+            key="k",
+        )

@@ -260,27 +260,6 @@ class DuplicateSelector(Selector):
         return Selection(kept.astype(np.int64), notes={"duplicates": n - len(kept)})
 
 
-class SourceSelector(ABC):
-    """Says how many rows to draw from each of t sources, by what they have in common with a target."""
-
-    @abstractmethod
-    def fit(self, source_heads: np.ndarray, target_head: np.ndarray) -> Self:
-        """Learn from the weights of linear heads on one shared representation.
-
-        Args:
-            source_heads: [k, t], a column for each source.
-            target_head: [k].
-        """
-
-    @abstractmethod
-    def allocate(self, budget: int) -> np.ndarray:
-        """Return int64 [t]: rows to draw from each source; they sum to the budget.
-
-        Raises:
-            NotFittedError: Nothing learned yet.
-        """
-
-
 @runtime_checkable
 class Fitted(Protocol):
     """A selector that learns from a sample of the pool first; its state travels as safetensors."""

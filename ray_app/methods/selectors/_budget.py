@@ -1,5 +1,7 @@
 """What selectors with a budget share: a part of the pool, or so many rows (or characters, or tokens)."""
 
+import numpy as np
+
 
 class Budget:
     """How much may be taken of a pool.
@@ -25,3 +27,21 @@ class Budget:
         if self.fraction is not None:
             return self.fraction * total_cost
         return min(float(self.amount or 0), total_cost)
+
+
+def whole(exact: np.ndarray, total: np.ndarray, budget: float) -> np.ndarray:
+    """Round shares to whole units that sum to the whole of the budget, where rows cost whole units.
+
+    Args:
+        exact: [g]: what each group may take.
+        total: [g]: what it has; no share is larger.
+        budget: Of all groups.
+    """
+    if not bool((total == np.rint(total)).all()):
+        return exact
+    # What a product of floats lacks of a whole number is no remainder.
+    floors = np.floor(exact + 1e-9)
+    left = round(np.floor(budget + 1e-9) - floors.sum())
+    spare = np.where(floors < total, exact - floors, -np.inf)
+    floors[np.argsort(-spare, kind="stable")[: max(0, left)]] += 1
+    return np.minimum(floors, total)

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from ray_app.methods.selectors import RowSelector, View, row_hash
-from ray_app.methods.selectors._budget import Budget
+from ray_app.methods.selectors._budget import Budget, whole
 
 
 class Stratified(RowSelector):
@@ -83,7 +83,7 @@ class Stratified(RowSelector):
         if not len(names) or budget >= total.sum():
             return dict(costs)
         exact = total * (budget / total.sum()) if self._shares == "proportional" else _level(total, budget)
-        return dict(zip(names, _whole(exact, total, budget).tolist(), strict=True))
+        return dict(zip(names, whole(exact, total, budget).tolist(), strict=True))
 
 
 def _level(total: np.ndarray, budget: float) -> np.ndarray:
@@ -95,15 +95,3 @@ def _level(total: np.ndarray, budget: float) -> np.ndarray:
         filled[group] = min(total[group], left / (len(order) - position))
         left -= filled[group]
     return filled
-
-
-def _whole(exact: np.ndarray, total: np.ndarray, budget: float) -> np.ndarray:
-    """Round shares to whole units that sum to the whole of the budget, where rows cost whole units."""
-    if not bool((total == np.rint(total)).all()):
-        return exact
-    # What a product of floats lacks of a whole number is no remainder.
-    floors = np.floor(exact + 1e-9)
-    left = round(np.floor(budget + 1e-9) - floors.sum())
-    spare = np.where(floors < total, exact - floors, -np.inf)
-    floors[np.argsort(-spare, kind="stable")[: max(0, left)]] += 1
-    return np.minimum(floors, total)

@@ -12,6 +12,9 @@ from ray_app.methods.selectors import Selector, View, affordable
 from ray_app.testing.selectors import check_selector
 from tests.methods.selectors.pool import pool
 
+# A source that the pool has.
+TARGET = str(pool().texts[0])  # type: ignore[index]  # this pool has texts
+
 # What a method cannot do without, and options that change the algorithm.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "top_fraction": [
@@ -27,6 +30,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "exact_duplicates": [{}, {"column": None}, {"fold": True, "by": "score_x"}],
     "near_duplicates": [{}, {"unit": "char", "threshold": 0.6, "by": "score_x"}, {"permutations": 16}],
     "semantic_duplicates": [{}, {"threshold": 0.8, "clusters": 3, "by": "score_x"}],
+    "lasso_sources": [
+        {"target": TARGET, "fraction": 0.4, "rank": 2, "floor": 0},
+        {"target": TARGET, "budget": 9, "rank": 2, "norm": "uniform"},
+    ],
     "k_center": [{"fraction": 0.2}, {"budget": 5, "normalize": True}],
 }
 
