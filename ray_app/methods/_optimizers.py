@@ -58,11 +58,10 @@ def build(
         if name in _NATIVE:
             make: Any = _NATIVE[name]
             return make(list(groups), lr=lr, weight_decay=weight_decay, **options)
-        import timm.optim
-
-        return timm.optim.create_optimizer_v2(
+        made: torch.optim.Optimizer = _timm().create_optimizer_v2(
             list(groups), opt=name, lr=lr, weight_decay=weight_decay, **options
         )
+        return made
     except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"optimizer/{name}: {error}; use adamw or mend its options") from error
 
@@ -126,17 +125,23 @@ def _depths(model: "Encoder") -> dict[int, int]:
 def _options(name: str) -> list[str]:
     cls: Any = _NATIVE.get(name)
     if cls is None:
-        import timm.optim
-
-        known = timm.optim.list_optimizers()
+        timm = _timm()
+        known = timm.list_optimizers()
         if name not in known:
             every = sorted({*_NATIVE, *known})
             raise ValueError(f"unknown optimizer {name!r}{_nearest(name, every)} (known: {', '.join(every)})")
-        info = timm.optim.get_optimizer_info(name)
+        info = timm.get_optimizer_info(name)
         if info.second_order:
             raise ValueError(f"optimizer/{name}: needs second derivatives, which training has not; use adamw")
         cls = info.opt_class
     return [option for option in inspect.signature(cls.__init__).parameters if option not in _OURS]
+
+
+def _timm() -> Any:
+    # Slow to import, and partly typed.
+    import timm.optim
+
+    return timm.optim
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

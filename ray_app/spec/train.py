@@ -140,8 +140,8 @@ class Train(Spec):
         if hard or "soft" not in reads.values():
             name = (hard or list(reads))[0]
             raise ValueError(
-                f"augment.{self.augment.mixes[0]} blends labels, which {name} cannot read; set it to 0 or use "
-                "cross_entropy"
+                f"augment.{self.augment.mixes[0]} blends labels, which {name} cannot read; set it to 0 or "
+                "use cross_entropy"
             )
         return self
 

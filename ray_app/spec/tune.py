@@ -138,6 +138,8 @@ class TuneSpec(Spec):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stages: names must differ, got {names}")
+        if "fresh" in names:
+            raise ValueError("stages: `fresh` means drawn weights; give that stage another name")
         for place, stage in enumerate(self.stages):
             _check_earlier(f"stages.{stage.name}.start", stage.start, ["fresh", *names[:place]])
             _check_earlier(f"stages.{stage.name}.teacher", stage.teacher, names[:place])

@@ -161,8 +161,8 @@ def _stages(
     made: dict[str, Start] = {}
     for stage in spec.stages:
         source = open_dataset(stage.dataset) if stage.dataset else data
-        # Without a name, the one before; none before the first, and none is called `fresh`.
-        before = made.get(stage.start) if stage.start else next(reversed(made.values()), None)
+        # Without a name, the one before, if there is one; none is called `fresh`.
+        before = made.get(stage.start or next(reversed(made), ""))
         teacher = made[stage.teacher] if stage.teacher else None
         cpus = spec.sweep.resources.cpu
         key = stage_key(spec.model, stage, source.fingerprint, before, teacher, num_classes, cpus)
@@ -187,7 +187,7 @@ def _start(
     stages: Mapping[str, Start],
 ) -> Start:
     """Make the classifier that all trials start from, on the last stage's weights."""
-    start = next(reversed(stages.values()), None)
+    start = list(stages.values())[-1] if stages else None
     key = digest(
         spec.model.model_dump(), start.key if start else None, spec.sweep.head, data.fingerprint, num_classes
     )

@@ -314,7 +314,7 @@ def _average(model: nn.Module, decay: float) -> Any:
     """An exponential average of a model's weights and statistics, on the model's device."""
     from torch.optim.swa_utils import AveragedModel
 
-    def move(averages: list[Tensor], now: list[Tensor], count: Tensor) -> None:
+    def move(averages: Any, now: Any, count: Tensor | int) -> None:
         if not averages[0].is_floating_point():
             # Counters, such as batch norm's.
             for average, value in zip(averages, now, strict=True):

@@ -5,8 +5,8 @@
     objective.before_step(model, ...)         after unscaling and clipping, before the optimiser's step
     objective.after_step(model, ...)          after it
 
-Several together are one (`Composed`): their weighted losses are summed, and each acts at each of these moments.
-A training that was killed goes on with a new objective: construct, `begin`, `load_state_dict`.
+Several together are one (`Composed`): their weighted losses are summed, and each acts at each of these
+moments. A training that was killed goes on with a new objective: construct, `begin`, `load_state_dict`.
 """
 
 from abc import abstractmethod
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ray_app.methods.encoders import Encoder, Inputs
 
 Labels: TypeAlias = Literal["none", "hard", "soft"]
-"""What an objective reads of labels: nothing, classes int64 [n], or those or shares of classes float [n, c]."""
+"""What an objective reads of labels: nothing, classes int64 [n], or those and shares of classes [n, c]."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TrainBatch:
     inputs: "Inputs"
     """What `Encoder.preprocess` returned, n rows."""
     labels: Tensor | None = None
-    """int64 [n], or float [n, c] where images were blended, or [n, t] for tokens; None for unlabelled rows."""
+    """int64 [n], or float [n, c] where images are blended, or [n, t] for tokens; None for unlabelled rows."""
     sample_weight: Tensor | None = None
     """float32 [n]."""
     columns: dict[str, Any] | None = None
@@ -52,7 +52,7 @@ class Objective(nn.Module):
     minimises: ClassVar[bool] = True
     """Whether it has a loss; one that has not acts around the steps of others."""
 
-    def begin(self, model: "Encoder", rows: TrainBatch) -> None:  # noqa: B027  # most have nothing to prepare
+    def begin(self, model: "Encoder", rows: TrainBatch) -> None:
         """Prepare for a training; parameters that it makes here train too. Nothing by default.
 
         Args:
@@ -100,7 +100,7 @@ class Composed(Objective):
         super().__init__()
         if not any(part.minimises for part in parts.values()):
             raise ValueError(
-                f"composed: {', '.join(parts) or 'no part'} minimises nothing; add a loss such as cross_entropy"
+                f"composed: {', '.join(parts) or 'no part'} minimises nothing; add a loss (cross_entropy)"
             )
         self.parts = nn.ModuleDict(dict(parts))
         self.weights = dict(weights)
