@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
 
 class LinearProbe(Adapter):
-    """Use it as the least that fine-tuning has to beat. Dropout inside the network stays on while it trains."""
+    """The least that fine-tuning has to beat. Dropout inside the network stays on while it trains."""
 
     def _check(self, model: "Encoder") -> None:
         if model.classifier is None:
-            raise ValueError("linear_probe: the model has no classifier of one linear layer; give it num_classes")
+            raise ValueError(
+                "linear_probe: the model has no classifier of one linear layer; give it num_classes"
+            )
 
     def _insert(self, model: "Encoder") -> None:
         train_classifier(model)
