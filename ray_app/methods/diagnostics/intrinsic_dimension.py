@@ -4,9 +4,10 @@
 
 Each d is tried with several learning rates, of which the best counts, and several seeds, whose mean counts.
 
-Reference: C. Li, H. Farkhoor, R. Liu, J. Yosinski, "Measuring the Intrinsic Dimension of Objective Landscapes",
-    ICLR 2018, https://arxiv.org/abs/1804.08838; A. Aghajanyan, S. Gupta, L. Zettlemoyer, "Intrinsic Dimensionality
-    Explains the Effectiveness of Language Model Fine-Tuning", ACL 2021, https://arxiv.org/abs/2012.13255
+Reference: C. Li, H. Farkhoor, R. Liu, J. Yosinski, "Measuring the Intrinsic Dimension of Objective
+    Landscapes", ICLR 2018, https://arxiv.org/abs/1804.08838; A. Aghajanyan, S. Gupta, L. Zettlemoyer,
+    "Intrinsic Dimensionality Explains the Effectiveness of Language Model Fine-Tuning", ACL 2021,
+    https://arxiv.org/abs/2012.13255
 Departure: between two tried dimensions nothing is interpolated; the curve is reported whole.
 Cost: dims x lrs x seeds trainings.
 """
