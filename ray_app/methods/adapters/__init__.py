@@ -4,8 +4,8 @@
     ...                       a training step's loss is the objective's plus adapter.penalty(model)
     adapter.merge(model)      the model again, of the plain architecture, with what was learned in its weights
 
-All state is in the model, none in the adapter: a copy of an attached model (an average over steps, say) can be
-merged, and so can one whose state was loaded into a model that was attached with the same options.
+All state is in the model, none in the adapter: a copy of an attached model (an average over steps, say) can
+be merged, and so can one whose state was loaded into a model that was attached with the same options.
 
 What all adapters have in common: the classifier trains. Normalisation statistics (batch norm's) stay those of
 the start, also in train mode, except where all of the network trains (`full`, `sparse`): weights that cannot
@@ -16,6 +16,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
 
     from ray_app.methods.encoders import Encoder
@@ -28,8 +30,8 @@ class Adapter(ABC):
     """Attach to a model before training, merge into the plain architecture after it."""
 
     merges: ClassVar[bool] = True
-    """Whether merge gives back the plain architecture, outputs equal to 1e-5 in float32. Where not (a map that is
-    not linear), merge raises ValueError, and what was trained runs in a model that the adapter is attached to:
+    """Whether merge gives back the plain architecture, outputs equal to 1e-5 in float32. Where not (a map not
+    linear), merge raises ValueError, and what was trained runs in a model that the adapter is attached to:
     build it anew, attach with the same options, load the state. Soups are of plain architectures."""
 
     holds_statistics: ClassVar[bool] = True
@@ -43,8 +45,8 @@ class Adapter(ABC):
     def attach(self, model: "Encoder") -> "Encoder":
         """Change the model in place and return it, with `requires_grad` on exactly what trains.
 
-        The same options and model give the same bytes. It comes after the start's weights are loaded and before
-        the optimiser is made.
+        The same options and model give the same bytes. It comes after the start's weights are loaded and
+        before the optimiser is made.
 
         Raises:
             ValueError: The model has an adapter already, or nothing that this one can work on.
@@ -57,8 +59,12 @@ class Adapter(ABC):
         orders = {name: list(module._parameters) for name, module in model.named_modules()}
         self._check(model)
         for parameter in model.parameters():
-            parameter.requires_grad_(requires_grad=False)
-        self._insert(model)
+            parameter.requires_grad = False
+        try:
+            self._insert(model)
+        except ValueError:
+            _mark(model, found)
+            raise
         if self.holds_statistics:
             _hold(model)
         model.__dict__[_RECORD] = {"name": self.name, "requires_grad": found, "orders": orders}
@@ -82,8 +88,8 @@ class Adapter(ABC):
             )
         if not self.merges:
             raise ValueError(
-                f"{self.name}: is not linear, so no plain weights compute the same; keep it attached, or choose "
-                "an adapter that merges (lora, svfit, bitfit) where weights are averaged"
+                f"{self.name}: is not linear, so no plain weights compute the same; keep it attached, or "
+                "choose an adapter that merges (lora, svfit, bitfit) where weights are averaged"
             )
         self._remove(model)
         _let_go(model)
@@ -92,13 +98,12 @@ class Adapter(ABC):
             kept = {key: module._parameters[key] for key in attached["orders"].get(name, [])}
             module._parameters.clear()
             module._parameters.update(kept)
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            parameter.requires_grad_(attached["requires_grad"][name])
+        _mark(model, attached["requires_grad"])
         del model.__dict__[_RECORD]
         return model
 
     def penalty(self, model: "Encoder") -> "Tensor | None":
-        """Return a scalar to add to the objective's loss, about the model's latest forward pass; None: nothing."""
+        """Return a scalar to add to the loss, about the model's latest forward pass; None: nothing."""
         return None
 
     def _check(self, model: "Encoder") -> None:
@@ -109,14 +114,14 @@ class Adapter(ABC):
         """
         if model.num_classes and model.classifier is None:
             raise ValueError(
-                f"{self.name}: the model's classifier is not one linear layer, so it would stay frozen; use full"
+                f"{self.name}: the model's classifier is not one linear layer and would stay frozen; use full"
             )
 
     @abstractmethod
     def _insert(self, model: "Encoder") -> None:
         """Mark what trains (nothing does so far), add what is missing."""
 
-    def _remove(self, model: "Encoder") -> None:
+    def _remove(self, model: "Encoder") -> None:  # noqa: B027 # most leave plain weights as they are
         """Undo _insert, with what was learned in the plain weights; by default there is nothing to undo."""
 
 
@@ -126,15 +131,21 @@ def train_classifier(model: "Encoder") -> None:
         parameter.requires_grad_()
 
 
+def _mark(model: "Encoder", trains: "Mapping[str, bool]") -> None:
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        parameter.requires_grad = trains[name]
+
+
 def _still(module: "nn.Module", _: Any) -> None:
     """Before each forward pass: whatever model.train() said."""
     module.training = False
 
 
 def _hold(model: "Encoder") -> None:
-    """Keep every module with running statistics in eval mode. Hooks, unlike overridden methods, survive copies."""
+    """Keep every module with running statistics in eval mode."""
     for module in model.modules():
         if any(name.startswith("running_") for name in module._buffers):
+            # Hooks, unlike overridden methods, survive copies.
             module.register_forward_pre_hook(_still)
 
 

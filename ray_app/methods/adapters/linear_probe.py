@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class LinearProbe(Adapter):
-    """Use it as the least that fine-tuning has to beat. Dropout inside the network stays on while it trains."""
+    """The least that fine-tuning has to beat. Dropout inside the network stays on while it trains."""
 
     def _check(self, model: "Encoder") -> None:
         if model.classifier is None:

@@ -10,42 +10,15 @@ import torch
 
 from ray_app.methods.encoders.transformers import Transformers
 from ray_app.testing.encoders import check_encoder
+from tests.bert import tiny_bert
 
-UNKNOWN = "[UNK]"
 TEXTS = ["the cat sat", "a dog", "the dog sat on the mat", "", "unknown words are fine"]
 BATCH = {"text": np.array(TEXTS, dtype=object), "row_id": np.arange(5).astype(str)}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT with two layers, its weights and its tokenizer."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "a", "cat", "dog", "sat", "on", "mat", "##s"]
-    tokenizer = Tokenizer(
-        models.WordPiece({word: i for i, word in enumerate(words)}, **{"unk_token": UNKNOWN})
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    path = tmp_path_factory.mktemp("bert")
-    special = {"pad_token": "[PAD]", "unk_token": UNKNOWN, "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
-    wrapped.save_pretrained(path)
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=24,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)  # noqa: TID251
-        BertModel(config).save_pretrained(path)
-    return path
+    return tiny_bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.mark.parametrize(
