@@ -103,7 +103,7 @@ def test_a_trials_settings_reach_into_objectives_adapters_and_optimisers() -> No
     several = train(
         objective=[{"name": "early_learning", "weight": 0.5}, "gradient_noise"],
         optimizer={"name": "sgd", "momentum": 0.9},
-        adapter={"name": "sparse", "keep": 0.5},
+        adapter={"name": "sparse", "sparsity": 0.5},
     )
     found = settings(
         several,
@@ -111,7 +111,7 @@ def test_a_trials_settings_reach_into_objectives_adapters_and_optimisers() -> No
             "objective.early_learning.strength": 7.0,
             "objective.gradient_noise.eta": 1.0,
             "optimizer.momentum": 0.5,
-            "adapter.keep": 0.25,
+            "adapter.sparsity": 0.25,
             "augment.mixup": 0.0,
         },
     )
@@ -121,7 +121,7 @@ def test_a_trials_settings_reach_into_objectives_adapters_and_optimisers() -> No
     ]
     assert found.optimizer.options == {"momentum": 0.5}
     assert found.adapter is not None
-    assert found.adapter.options["keep"] == 0.25
+    assert found.adapter.options["sparsity"] == 0.25
     assert settings(Train(), {"objective.label_smoothing": 0.1}).objective[0].options == {
         "label_smoothing": 0.1
     }

@@ -18,7 +18,9 @@ class LinearProbe(Adapter):
 
     def _check(self, model: "Encoder") -> None:
         if model.classifier is None:
-            raise ValueError("linear_probe: the model has no classifier of one linear layer; give it num_classes")
+            raise ValueError(
+                "linear_probe: the model has no classifier of one linear layer; give it num_classes"
+            )
 
     def _insert(self, model: "Encoder") -> None:
         train_classifier(model)
