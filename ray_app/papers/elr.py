@@ -81,9 +81,9 @@ _SETTINGS: Mapping[Scale, _Setting] = {
     ),
     "reference": _Setting(
         _resnet,
-        lambda seed: cifar10(seed, train=20_000),
+        lambda seed: cifar10(seed, train=5000),
         0.4,
-        {**_SGD, "lr": 0.05, "epochs": 30, "batch_size": 64},
+        {**_SGD, "lr": 0.05, "epochs": 40, "batch_size": 64},
         3.0,
         range(2),
     ),

@@ -19,7 +19,7 @@ from typing import Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ray_app.errors import NotFittedError
 from ray_app.methods._checks import finite, indices, matrix, some
@@ -136,14 +136,7 @@ class SequentialBoosting(Head):
             NotFittedError: Nothing was learned yet.
             ValueError: The features' width is not the fitted one, or there are fewer steps.
         """
-        if not len(self.seen):
-            raise NotFittedError("sequential_boosting: nothing learned yet; call fit() or load a bundle")
-        trained = len(self.hidden)
-        k = trained if steps is None else steps
-        if not 0 <= k <= trained:
-            raise ValueError(
-                f"sequential_boosting: steps must be 0..{trained}, which were trained; got {k!r}"
-            )
+        k = self._trained(steps)
         x = matrix(features.pooled, "sequential_boosting", len(self.mean)).double() - self.mean
         units = torch.sigmoid(x @ self.hidden[:k].flatten(0, 1).T + self.hidden_bias[:k].flatten())
         logits = units @ self.output[:k].flatten(0, 1) + self.output_bias[:k].sum(0)
@@ -158,8 +151,46 @@ class SequentialBoosting(Head):
         """
         return torch.softmax(self.logits(features, steps), 1).float()
 
+    def to_module(self, steps: int | None = None) -> nn.Sequential:
+        """Return the net of plain layers, float64, whose logits are those of `logits`.
+
+        Args:
+            steps: See logits; at least 1.
+
+        Raises:
+            NotFittedError: Nothing was learned yet.
+            ValueError: There are fewer steps.
+        """
+        k = self._trained(steps)
+        if k < 1:
+            raise ValueError("sequential_boosting: a net has at least 1 step, got 0")
+        hidden, output = self.hidden[:k].flatten(0, 1), self.output[:k].flatten(0, 1)
+        first, last = (
+            nn.utils.skip_init(nn.Linear, rows, columns, device=hidden.device, dtype=torch.float64)
+            for rows, columns in (hidden.T.shape, output.shape)
+        )
+        with torch.no_grad():
+            first.weight.copy_(hidden)
+            first.bias.copy_(self.hidden_bias[:k].flatten() - hidden @ self.mean)
+            last.weight.copy_(output.T)
+            last.bias.copy_(self.output_bias[:k].sum(0).masked_fill(~self.seen, -torch.inf))
+        return nn.Sequential(first, nn.Sigmoid(), last)
+
+    def _trained(self, steps: int | None) -> int:
+        if not len(self.seen):
+            raise NotFittedError("sequential_boosting: nothing learned yet; call fit() or load a bundle")
+        trained = len(self.hidden)
+        k = trained if steps is None else steps
+        if not 0 <= k <= trained:
+            raise ValueError(
+                f"sequential_boosting: steps must be 0..{trained}, which were trained; got {k!r}"
+            )
+        return k
+
     def _boost(self, x: np.ndarray, truth: np.ndarray) -> list[tuple[np.ndarray, ...]]:
         """Each step's hidden weights [J, d] and bias, and output weights [J, seen] and bias."""
+        from scipy.special import expit
+
         rng = np.random.default_rng(self.seed)
         n, c = truth.shape
         made, total = [], np.zeros((n, c))
@@ -168,9 +199,7 @@ class SequentialBoosting(Head):
             rows = rng.permutation(n)[: max(1, round(self.subsample * n))]
             seed = int(rng.integers(2**31))
             hidden, hidden_bias, output, output_bias = self._net(x[rows], (truth - proba)[rows], seed)
-            fitted = (
-                1 / (1 + np.exp(-np.clip(x @ hidden.T + hidden_bias, -500, 500)))
-            ) @ output + output_bias
+            fitted = expit(x @ hidden.T + hidden_bias) @ output + output_bias
             curvature = (fitted**2 * proba * (1 - proba)).sum()
             newton = (fitted * (truth - proba)).sum() / max(curvature, _FLOOR)
             rho = self.eta * float(np.clip(newton, -_LARGEST_STEP, _LARGEST_STEP))

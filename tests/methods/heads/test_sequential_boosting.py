@@ -58,6 +58,21 @@ def test_it_is_the_boosted_sum_of_small_nets() -> None:
     torch.testing.assert_close(head.logits(features(x)), head.logits(features(x), steps=5))
 
 
+@pytest.mark.parametrize("steps", [None, 1, 4])
+def test_the_assembled_net_is_the_boosted_sum(steps: int | None) -> None:
+    x, y = wine()
+    y = y * 2  # classes 1 and 3 are never seen
+    head = SequentialBoosting(steps=6, units=2, max_iter=30).fit(features(x), torch.from_numpy(y))
+    net = head.to_module(steps)
+    assert [tuple(net[place].weight.shape) for place in (0, 2)] == [
+        ((steps or 6) * 2, 13),
+        (5, (steps or 6) * 2),
+    ]
+    torch.testing.assert_close(net(torch.from_numpy(x).double()), head.logits(features(x), steps))
+    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+        head.to_module(0)
+
+
 def test_no_step_at_all_knows_nothing() -> None:
     x, y = wine()
     head = SequentialBoosting(steps=2).fit(features(x), torch.from_numpy(y))
