@@ -1,20 +1,20 @@
-"""A tiny BERT on disk, for tests of what reads texts."""
+"""A tiny BERT for tests: random weights and a tokenizer of a few words, in a folder."""
 
 from pathlib import Path
 
 import torch
 
 UNKNOWN = "[UNK]"
+WORDS = ["[PAD]", UNKNOWN, "[CLS]", "[SEP]", "the", "a", "cat", "dog", "sat", "on", "mat", "##s"]
 
 
 def tiny_bert(path: Path) -> Path:
-    """Write a BERT with two layers, its weights and its tokenizer into a folder, and return it."""
+    """Make a BERT with two layers of width 16, its weights and its tokenizer, and return the folder."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "a", "cat", "dog", "sat", "on", "mat", "##s"]
     tokenizer = Tokenizer(
-        models.WordPiece({word: i for i, word in enumerate(words)}, **{"unk_token": UNKNOWN})
+        models.WordPiece({word: i for i, word in enumerate(WORDS)}, **{"unk_token": UNKNOWN})
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -24,7 +24,7 @@ def tiny_bert(path: Path) -> Path:
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
     wrapped.save_pretrained(path)
     config = BertConfig(
-        vocab_size=len(words),
+        vocab_size=len(WORDS),
         hidden_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,

@@ -1,5 +1,6 @@
 """Features of any image network in timm: pooled, per stage, and logits.
 
+Tokens are the patch tokens of a transformer, or the places of the last map, row by row.
 Layers are the stages that timm itself names for feature extraction (`feature_info`), or any modules by dotted
 name; each is averaged over space or over its patch tokens.
 
@@ -96,6 +97,7 @@ class Timm(Encoder):
             raise TypeError(f"timm: expected a tensor of pixels, got {type(inputs).__name__}")
         can = {
             "inputs",
+            "tokens",
             *(["logits"] if self.num_classes else []),
             *(["layers", "maps"] if self._stages else []),
         }
@@ -122,8 +124,18 @@ class Timm(Encoder):
             layers=layers,
             maps=maps,
             logits=self.net.forward_head(last).float() if "logits" in want else None,
+            **(self._tokens(last) if "tokens" in want else {}),
             inputs=inputs if "inputs" in want else None,
         )
+
+    def _tokens(self, last: Tensor) -> dict[str, Tensor]:
+        # A transformer's patch tokens, or the places of the last map; all rows have as many.
+        if last.ndim == 4:
+            found = channels_first(last, self.net.num_features).flatten(2).transpose(1, 2)
+        else:
+            found = last[:, getattr(self.net, "num_prefix_tokens", 0) :]
+        lengths = torch.full((len(found),), found.shape[1], device=found.device)
+        return {"tokens": found.float(), "lengths": lengths}
 
     @property
     def classifier(self) -> nn.Linear | None:
