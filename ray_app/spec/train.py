@@ -11,6 +11,9 @@ from ray_app.spec import Adapter, Method, Spec, method_of, parse
 from ray_app.spec import Optimizer as OptimizerMethod
 
 
+_METHODS = ("adapter", "optimizer", "objective")
+
+
 class Augment(Spec):
     """Random changes to training images, drawn anew each time a row is used."""
 
@@ -190,7 +193,8 @@ def settings(defaults: Train, overrides: Mapping[str, Any]) -> Train:
         SpecError: A setting that does not exist, or a value out of its bounds.
     """
     content = defaults.model_dump()
-    for key, value in overrides.items():
+    # A whole method before its options.
+    for key, value in sorted(overrides.items(), key=lambda item: item[0].count(".")):
         *parents, last = key.split(".")
         place = content
         for parent in parents:
@@ -209,6 +213,9 @@ def _within(place: Any, name: str, key: str) -> Any:
                 f"sweep.space.{key}: no {name!r}{registry.nearest(name, known)} ({', '.join(known)})"
             )
         return known[name]
+    if name in _METHODS and isinstance(place.get(name), str):
+        # A choice of methods writes them by name alone.
+        place[name] = {"name": place[name]}
     if not isinstance(place.get(name, {}), (dict, list)):
         if place[name] is None:
             raise SpecError(f"sweep.space.{key}: there is no {name} in `train`; add it, or choose whole ones")

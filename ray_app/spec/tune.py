@@ -6,9 +6,12 @@ from pydantic import Field, model_validator
 
 from ray_app import registry
 from ray_app.spec import Combiner, Detector, Encoder, Head, Key, Method, Spec, Transform
+from ray_app.spec.space import check, combinations, conditions, corners
 from ray_app.spec.train import Train, settings
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+_USUAL_TRIALS = 8
 
 
 class Stage(Spec):
@@ -46,19 +49,37 @@ class Resources(Spec):
 class Scheduler(Spec):
     """Which trials end early."""
 
-    name: Literal["none", "asha"] = "none"
+    name: Literal["none", "asha", "median"] = "none"
+    """asha: at each rung one in `reduction` goes on. median: who is below the median of the others' running
+    means ends."""
     grace: int = Field(default=1, ge=1)
     """Epochs that every trial has."""
     reduction: int = Field(default=3, ge=2)
     """One in so many goes on at each rung."""
 
 
+class Budget(Spec):
+    """After how much no further trial is begun; those that run end as they would."""
+
+    hours: float | None = Field(default=None, gt=0)
+    """Of one command, by the clock."""
+    epochs: int | None = Field(default=None, ge=1)
+    """Of all trials together, an earlier command's too."""
+
+
 class Sweep(Spec):
     """Trials from one shared start. The first trial is always the defaults in `train`."""
 
-    trials: int = Field(default=8, ge=1, le=100_000)
-    search: Literal["random", "optuna"] = "random"
+    trials: int | None = Field(default=None, ge=1, le=100_000)
+    """Configurations; None: all of a grid and the defaults, else 8."""
+    seeds: int = Field(default=1, ge=1, le=100)
+    """Trials of each configuration, with `train.seed` and the seeds after it."""
+    search: Literal["random", "optuna", "grid"] = "random"
+    """By chance, by Optuna's TPE, or all combinations of a space of choices."""
     scheduler: Scheduler = Scheduler()
+    budget: Budget = Budget()
+    keep: int | None = Field(default=None, ge=1)
+    """Weights are kept of so many of the best trials; None: of all. Combiners see those that are kept."""
     metric: Literal["accuracy", "nll"] = "accuracy"
     """On validation rows; what the leaderboard is sorted by."""
     head: Literal["linear_probe", "fresh"] = "linear_probe"
@@ -69,7 +90,8 @@ class Sweep(Spec):
     """The stage whose weights an objective that learns from a teacher asks."""
     train: Train = Train()
     space: dict[str, dict[str, Any]] = {}
-    """Setting → one of {uniform: [a, b]}, {loguniform: [a, b]}, {int: [a, b]}, {choice: [...]}."""
+    """Setting → one of {uniform: [a, b]}, {loguniform: [a, b]}, {int: [a, b]}, {choice: [...]}, {grid: [...]};
+    with `when: {other: value}` it is set only where the other has that value, or one of a list."""
     seed: int = Field(default=0, ge=0)
     """Of the search."""
     concurrent: int | None = Field(default=None, ge=1)
@@ -82,16 +104,50 @@ class Sweep(Spec):
             train.check_teacher(self.teacher)
         return self
 
-    def trains(self) -> list[Train]:
-        """Return the defaults, and the settings at the ends of each range of the space."""
-        from ray_app.spec.space import corners
+    @model_validator(mode="after")
+    def _can_be_searched(self) -> "Sweep":
+        if self.search == "grid" and not self.space:
+            raise ValueError("search: grid needs a space; give `space`, or use search: random")
+        if self.search == "grid":
+            list(combinations(self.space))
+        if self.seeds > 1 and "seed" in self.space:
+            raise ValueError("seeds: `seed` is in the space already; drop one of the two")
+        return self
 
+    @property
+    def configurations(self) -> int:
+        """How many different settings are tried, the defaults among them."""
+        if self.search != "grid":
+            return self.trials or _USUAL_TRIALS
+        every = 1 + sum(1 for _ in combinations(self.space))
+        return min(every, self.trials or every)
+
+    @property
+    def runs(self) -> int:
+        """How many trials there are."""
+        return self.configurations * self.seeds
+
+    def trains(self) -> list[Train]:
+        """Return the defaults, and the settings at the ends of each range of the space.
+
+        Raises:
+            ValueError: The space cannot be searched.
+        """
+        every = {key: corners(key, distribution) for key, distribution in self.space.items()}
+        check(self.space)
         at_ends = [
-            settings(self.train, {key: value})
-            for key, distribution in self.space.items()
-            for value in corners(key, distribution)
+            settings(self.train, {**self._enabling(key), key: value})
+            for key, values in every.items()
+            for value in values
         ]
         return [self.train, *at_ends]
+
+    def _enabling(self, key: str) -> dict[str, Any]:
+        """Values of other keys with which a key is set at all."""
+        found: dict[str, Any] = {}
+        for other, values in conditions(self.space, key).items():
+            found |= {**self._enabling(other), other: values[0]}
+        return found
 
 
 class Export(Spec):

@@ -1,11 +1,14 @@
 """What the next trial is: Optuna draws, Ray Tune asks, and what an earlier run did is told first."""
 
+import time
 import warnings
+from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ray.tune.search import Searcher
 
-from ray_app.spec.space import decoded, distributions, encoded
+from ray_app.spec.space import combinations, draw, encoded
 from ray_app.spec.tune import Sweep
 from ray_app.tune.ledger import Trial
 
@@ -16,8 +19,9 @@ if TYPE_CHECKING:
 class Proposals:
     """The sequence of a sweep's configurations.
 
-    Trial 0 is the spec's defaults. Random draws depend on the seed and their place alone, so a resumed sweep
-    draws the same; TPE draws depend on what is finished, so it is told the finished trials first.
+    Trial 0 is the spec's defaults. With several seeds, each configuration is repeated with the next ones, one
+    trial after the other. Random draws depend on the seed and their place alone, so a resumed sweep draws the
+    same; TPE draws depend on what is finished, so it is told the finished trials first.
 
     Args:
         sweep: The space, the kind of search, the seed.
@@ -28,31 +32,42 @@ class Proposals:
         self.sweep = sweep
         self._known = {trial.name: trial for trial in known}
         self._study = _study(sweep)
-        self._space = distributions(sweep.space)
+        self._drawn: dict[int, dict[str, Any]] = {0: {}}
         self._asked: dict[str, optuna.Trial] = {}
+        if sweep.search == "grid":
+            self._drawn.update(enumerate(islice(combinations(sweep.space), sweep.configurations - 1), 1))
         for trial in known:
             if sweep.search == "optuna" and trial.status in ("finished", "stopped") and trial.curve:
                 self.tell(trial.name, trial.config, trial.last(sweep.metric))
 
     def config(self, index: int) -> dict[str, Any]:
         """Return the settings of trial `index`, over the defaults. Random search must be asked in order."""
+        place, turn = divmod(index, self.sweep.seeds)
         name = trial_name(index)
-        if index == 0 or not self.sweep.space:
-            return {}
         if self.sweep.search == "optuna" and name in self._known:
-            return self._known[name].config
-        asked = self._asked[name] = self._study.ask(self._space)
-        return decoded(self.sweep.space, asked.params)
+            known = self._known[name].config
+            self._drawn.setdefault(place, _without_turn(known, self.sweep))
+            return known
+        if place not in self._drawn:
+            if self.sweep.space:
+                asked = self._study.ask()
+                self._drawn[place] = draw(self.sweep.space, asked)
+                self._asked[name] = asked
+            else:
+                self._drawn[place] = {}
+        drawn = self._drawn[place]
+        return {**drawn, "seed": self.sweep.train.seed + turn} if self.sweep.seeds > 1 else drawn
 
     def tell(self, name: str, config: dict[str, Any], value: float) -> None:
         """Let the search learn from a trial's result."""
         import optuna
 
+        drawn = _without_turn(config, self.sweep)
         if name in self._asked:
             self._study.tell(self._asked.pop(name), value)
-        elif config.keys() == self._space.keys():
-            params = encoded(self.sweep.space, config)
-            self._study.add_trial(optuna.create_trial(params=params, distributions=self._space, value=value))
+        elif drawn:
+            params, made = encoded(self.sweep.space, drawn)
+            self._study.add_trial(optuna.create_trial(params=params, distributions=made, value=value))
 
 
 class LedgerSearch(Searcher):
@@ -63,22 +78,33 @@ class LedgerSearch(Searcher):
         left: Indices of the trials that are still to be run.
         metric: The metric's name in reports.
         mode: `max` or `min`.
+        spent: Epochs that all trials together have been trained for so far; a budget of epochs is asked of it.
     """
 
-    def __init__(self, proposals: Proposals, left: list[int], metric: str, mode: str) -> None:
+    def __init__(
+        self,
+        proposals: Proposals,
+        left: list[int],
+        metric: str,
+        mode: str,
+        spent: Callable[[], int] = lambda: 0,
+    ) -> None:
         super().__init__(metric=metric, mode=mode)
         self._proposals = proposals
         self._left = list(left)
         self._next = 0
         self._running: dict[str, dict[str, Any]] = {}
+        self._spent = spent
+        self._begun = time.monotonic()
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next configuration, or that there is none."""
-        while self._next < self._proposals.sweep.trials:
+        sweep = self._proposals.sweep
+        while self._next < sweep.runs and not self._budget_is_spent():
             index, self._next = self._next, self._next + 1
             skip = index not in self._left
             # A random sequence is drawn in order; what is skipped is drawn all the same.
-            if skip and self._proposals.sweep.search == "optuna":
+            if skip and sweep.search == "optuna" and index % sweep.seeds:
                 continue
             config = self._proposals.config(index)
             if not skip:
@@ -86,6 +112,16 @@ class LedgerSearch(Searcher):
                 return self._running[trial_id]
         finished: str = Searcher.FINISHED
         return finished
+
+    def _budget_is_spent(self) -> bool:
+        budget = self._proposals.sweep.budget
+        # The defaults are run in any case, or there may be nothing to show.
+        if self._next == 0:
+            return False
+        hours = (time.monotonic() - self._begun) / 3600
+        return (budget.hours is not None and hours >= budget.hours) or (
+            budget.epochs is not None and self._spent() >= budget.epochs
+        )
 
     def on_trial_complete(
         self,
@@ -110,15 +146,19 @@ def trial_name(index: int) -> str:
     return f"{index:05d}"
 
 
+def _without_turn(config: dict[str, Any], sweep: Sweep) -> dict[str, Any]:
+    """A configuration without the seed that tells its repetitions apart."""
+    return {key: value for key, value in config.items() if key in sweep.space}
+
+
 def _study(sweep: Sweep) -> "optuna.Study":
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    random = sweep.search == "random"
     sampler = (
-        optuna.samplers.RandomSampler(seed=sweep.seed)
-        if random
-        else optuna.samplers.TPESampler(seed=sweep.seed)
+        optuna.samplers.TPESampler(seed=sweep.seed)
+        if sweep.search == "optuna"
+        else optuna.samplers.RandomSampler(seed=sweep.seed)
     )
     return optuna.create_study(sampler=sampler, direction="minimize" if sweep.metric == "nll" else "maximize")
