@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -99,12 +100,39 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _read_tensor(path: Path, name: str) -> "Tensor":
-    from safetensors import safe_open
+class _Reader(threading.local):
+    """Reads tensors of a few files in turn; each thread has its own.
 
-    # Opened anew for each: an open file keeps all that was read of it mapped, a whole model in the end.
-    with safe_open(path, "pt") as file:
-        return file.get_tensor(name)
+    Opening a file for each tensor takes longer than reading it, and an open file keeps all that was read of
+    it mapped, a whole model in the end: so a few stay open, and each is opened anew every so many bytes.
+    """
+
+    files, window = 2, 4 << 20
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[Path, int, int], list[Any]] = {}
+
+    def __call__(self, path: Path, name: str) -> "Tensor":
+        from safetensors import safe_open
+
+        found = path.stat()
+        what = (path, found.st_ino, found.st_mtime_ns)
+        file, left = self._open.pop(what, (None, 0))
+        if left <= 0:
+            file, left = safe_open(path, "pt"), self.window
+        tensor: Tensor = file.get_tensor(name)
+        # The one used last is the last to go.
+        self._open[what] = [file, left - tensor.numel() * tensor.element_size()]
+        while len(self._open) > self.files:
+            del self._open[next(iter(self._open))]
+        return tensor
+
+
+_reader = _Reader()
+
+
+def _read_tensor(path: Path, name: str) -> "Tensor":
+    return _reader(path, name)
 
 
 @contextmanager

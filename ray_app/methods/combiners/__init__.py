@@ -154,9 +154,11 @@ class Combiner(ABC):
         """
         if not candidates:
             raise ValueError(f"{self.name}: no candidates; did every trial fail?")
-        best, *rest = ranked(
-            [_aligned(self.name, one, candidates[0], evaluate) for one in candidates], evaluate
-        )
+        first = candidates[0]
+        # Shapes are asked once: each look at a tensor opens its file.
+        like = _Like(first.name, first.labels, {name: one.shape for name, one in first.load().items()})
+        aligned = [_aligned(self.name, one, like, evaluate) for one in candidates]
+        best, *rest = ranked(aligned, evaluate)
         (logits,) = evaluate.of([best])
         best = replace(best, value=evaluate.score(logits))
         made = self.make([best, *rest], evaluate)
@@ -197,25 +199,34 @@ def _whole(weights: Weights, tied: Mapping[str, str]) -> Weights:
     return Lazy(names, lambda name: weights[name if name in weights else tied[name]])
 
 
-def _aligned(combiner: str, candidate: Candidate, first: Candidate, evaluate: Evaluate) -> Candidate:
-    """The candidate with its classes in the common order; refused where it is unlike the first."""
-    order = _order(combiner, candidate, evaluate.labels or first.labels)
+@dataclass(frozen=True)
+class _Like:
+    """What all candidates must be like."""
+
+    name: str
+    labels: Sequence[str] | None
+    shapes: Mapping[str, torch.Size]
+
+
+def _aligned(combiner: str, candidate: Candidate, like: _Like, evaluate: Evaluate) -> Candidate:
+    """The candidate with its classes in the common order; refused where it is unlike the others."""
+    order = _order(combiner, candidate, evaluate.labels or like.labels)
     sound = set[str]()
     # Not the evaluator itself: where candidates travel to other processes, it stays here.
-    tied, open_first = frozenset(evaluate.tied), first.load
+    tied = frozenset(evaluate.tied)
 
     def load() -> Weights:
-        weights, reference = candidate.load(), open_first()
-        if differing := weights.keys() ^ reference.keys():
+        weights = candidate.load()
+        if differing := weights.keys() ^ like.shapes.keys():
             raise ValueError(
-                f"{combiner}: {candidate.name} and {first.name} differ in {sorted(differing)[:3]}; "
+                f"{combiner}: {candidate.name} and {like.name} differ in {sorted(differing)[:3]}; "
                 "candidates must share an architecture"
             )
 
         def read(name: str) -> Tensor:
             tensor = weights[name]
             if name not in sound:
-                _check(combiner, candidate.name, name, tensor, reference[name].shape)
+                _check(combiner, candidate.name, name, tensor, like.shapes[name])
                 sound.add(name)
             return tensor[order] if order is not None and name in candidate.classifier else tensor
 
@@ -225,7 +236,7 @@ def _aligned(combiner: str, candidate: Candidate, first: Candidate, evaluate: Ev
         candidate,
         load=load,
         key=candidate.key if order is None else None,
-        snapshots=[_aligned(combiner, one, first, evaluate) for one in candidate.snapshots],
+        snapshots=[_aligned(combiner, one, like, evaluate) for one in candidate.snapshots],
     )
 
 

@@ -27,11 +27,11 @@ class Mix:
     """
 
     def __init__(self, first: Weights, evaluate: Evaluate) -> None:
-        self.first = first
-        self.names = [
-            name for name in first if name not in evaluate.statistics and first[name].is_floating_point()
-        ]
-        self._mixed = set(self.names)
+        self._first = first
+        # Asked once: each look at a tensor opens its file.
+        types = {name: first[name].dtype for name in first if name not in evaluate.statistics}
+        self._types = {name: dtype for name, dtype in types.items() if dtype.is_floating_point}
+        self.names = list(self._types)
 
     def weights(self, mixed: Callable[[str], Tensor]) -> Weights:
         """Return the whole of the weights.
@@ -41,17 +41,17 @@ class Mix:
         """
 
         def read(name: str) -> Tensor:
-            tensor = self.first[name]
-            return mixed(name).to(tensor.dtype) if name in self._mixed else tensor
+            dtype = self._types.get(name)
+            return self._first[name] if dtype is None else mixed(name).to(dtype)
 
-        return Lazy(self.first, read)
+        return Lazy(self._first, read)
 
 
 class Mean:
-    """A mean of weights that grows by one at a time; it is all that is held.
+    """A mean of weights that grows by one at a time.
 
-    It is kept in float32: each addition rounds once, at the size of the mean, and what was rounded before
-    shrinks with the mean's weight, so 64 additions stay within a few units of the last place.
+    What is held is the mean's difference from the first weights, in float32. Candidates are near each other,
+    so it is small, and what rounding costs it is lost in the one rounding of the result.
 
     Args:
         first: The first weights.
@@ -60,23 +60,36 @@ class Mean:
 
     def __init__(self, first: Weights, evaluate: Evaluate) -> None:
         self.count = 1
+        self._first = first
         self._mix = Mix(first, evaluate)
-        self._mean = {name: _own(first[name]) for name in self._mix.names}
+        self._apart: dict[str, Tensor] = {}
 
     def weights(self) -> Weights:
         """Return the mean. It changes when the mean grows."""
-        return self._mix.weights(self._mean.__getitem__)
+        if self.count == 1:
+            return self._first
+        return self._mix.weights(lambda name: wide(self._first[name]) + self._apart[name])
 
     def with_one_more(self, other: Weights) -> Weights:
         """Return what the mean would be, computed as it is read."""
-        share = 1 / (self.count + 1)
-        return self._mix.weights(lambda name: torch.lerp(self._mean[name], wide(other[name]), share))
+
+        def mixed(name: str) -> Tensor:
+            first = wide(self._first[name])
+            return self._grown(other, name, first).add_(first)
+
+        return self._mix.weights(mixed)
 
     def add(self, other: Weights) -> None:
         """Grow by one."""
+        for name in self._mix.names:
+            self._apart[name] = self._grown(other, name, wide(self._first[name]))
         self.count += 1
-        for name, mean in self._mean.items():
-            mean.lerp_(wide(other[name]), 1 / self.count)
+
+    def _grown(self, other: Weights, name: str, first: Tensor) -> Tensor:
+        """How far the mean of one more is from the first."""
+        share = 1 / (self.count + 1)
+        apart = (wide(other[name]) - first).mul_(share)
+        return apart.add_(self._apart[name], alpha=1 - share) if name in self._apart else apart
 
 
 def difference(weights: Weights, start: Weights, name: str) -> Tensor:
@@ -161,9 +174,3 @@ def generator_for(seed: int, *names: str) -> torch.Generator:
     """Return the same chance for the same names, whatever was drawn before."""
     text = "\0".join((str(seed), *names)).encode()
     return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big"))
-
-
-def _own(tensor: Tensor) -> Tensor:
-    made = wide(tensor)
-    # A file's tensor is a view of the file; a candidate's own memory is never written to.
-    return made.clone() if made is tensor else made
