@@ -117,7 +117,7 @@ them together as the paper does: no comparison."""
 
 
 def errors(seed: int, k: int) -> dict[str, float]:
-    """Return each combiner's largest deviation from its naive reference; one tensor, as `stock` is by tensor."""
+    """Return each combiner's largest deviation from its naive reference, on one tensor."""
     start, made = states(seed, k, [(40_000,)])
     flat = torch.stack([state["t0"] for state in made]).double()
     return {

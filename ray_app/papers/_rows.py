@@ -9,9 +9,9 @@ import torch
 
 from ray_app import registry
 from ray_app.methods.encoders import Encoder, Features, Want
-from ray_app.spec.tune import Train
-from ray_app.tune.start import objective_for
-from ray_app.tune.training import Rows, train
+from ray_app.spec.train import Train
+from ray_app.tune.start import fine_tune
+from ray_app.tune.training import Rows
 
 if TYPE_CHECKING:
     from ray_app.methods import Batch
@@ -51,16 +51,18 @@ def rows_of(encoder: Encoder, batch: "Batch") -> Rows:
     return Rows(inputs, labels)
 
 
-def train_on(encoder: Encoder, batch: "Batch", settings: Mapping[str, Any]) -> Encoder:
+def train_on(
+    encoder: Encoder, batch: "Batch", settings: Mapping[str, Any], *, teacher: Encoder | None = None
+) -> Encoder:
     """Train an encoder in place with the settings of a tune spec's `train`, and return it.
 
     Args:
         encoder: What trains.
         batch: Its rows.
-        settings: What `ray_app.spec.tune.Train` takes.
+        settings: What `ray_app.spec.train.Train` takes.
+        teacher: For an objective that learns from one.
     """
-    how = Train.model_validate(settings)
-    train(encoder, objective_for(how, encoder), rows_of(encoder, batch), how)
+    fine_tune(encoder, rows_of(encoder, batch), Train.model_validate(settings), teacher=teacher)
     return encoder
 
 

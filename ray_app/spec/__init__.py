@@ -77,8 +77,19 @@ Encoder = Annotated[Method, method_of("encoders")]
 Transform = Annotated[Method, method_of("transforms", "model")]
 Head = Annotated[Method, method_of("heads")]
 Detector = Annotated[Method, method_of("detectors", "encoder")]
-Objective = Annotated[Method, method_of("objectives", "dim", "num_classes")]
+Adapter = Annotated[Method, method_of("adapters")]
 Combiner = Annotated[Method, method_of("combiners")]
+
+
+def _optimizer(method: Method) -> Method:
+    from ray_app.methods import _optimizers
+
+    _optimizers.check(method.name, method.options)
+    return method
+
+
+Optimizer = Annotated[Method, AfterValidator(_optimizer)]
+"""Not a family: torch's and timm's."""
 
 
 def load(path: str | Path, model: type[S], overrides: Mapping[str, Any] | None = None) -> S:
@@ -268,13 +279,14 @@ def _short(value: Any) -> str:
 
 
 __all__ = [
+    "Adapter",
     "Combiner",
     "Detector",
     "Encoder",
     "Head",
     "Key",
     "Method",
-    "Objective",
+    "Optimizer",
     "Spec",
     "Transform",
     "load",

@@ -4,40 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ray_app.spec import Combiner, Detector, Encoder, Head, Key, Method, Objective, Spec, Transform, parse
+from ray_app import registry
+from ray_app.spec import Combiner, Detector, Encoder, Head, Key, Method, Spec, Transform
+from ray_app.spec.train import Train, settings
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Augment(Spec):
-    """Random changes to training pixels, drawn anew each time a row is used."""
-
-    noise: float = Field(default=0.0, ge=0, le=1)
-    """Standard deviation of Gaussian noise, in pixel units 0..1."""
-    shift: float = Field(default=0.0, ge=0, le=0.5)
-    """Largest shift, as a share of the image's side."""
-    rotate: float = Field(default=0.0, ge=0, le=180)
-    """Largest rotation, in degrees."""
-    erase: float = Field(default=0.0, ge=0, lt=1)
-    """Share of pixels set to zero."""
-
-
-class Train(Spec):
-    """How weights are trained. A sweep's space names these, nested ones by dots: `augment.noise`."""
-
-    epochs: int = Field(default=10, ge=1, le=10_000)
-    batch_size: int = Field(default=64, ge=1)
-    lr: float = Field(default=1e-3, gt=0, le=10)
-    weight_decay: float = Field(default=0.01, ge=0, le=10)
-    warmup: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises; it falls by a cosine after them."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    clip: float = Field(default=1.0, gt=0)
-    """Largest norm of the gradient."""
-    augment: Augment = Augment()
-    objective: Objective = Method(name="cross_entropy")
-    seed: int = Field(default=0, ge=0)
-    """Of the order of rows, augmentation and dropout."""
 
 
 class Stage(Spec):
@@ -51,7 +22,18 @@ class Stage(Spec):
     """Use only rows with these labels; None: all."""
     rows: int | None = Field(default=None, ge=1)
     """Use at most this many rows."""
+    start: str | None = None
+    """The earlier stage whose weights are continued from, or `fresh` for drawn ones; None: the one before."""
+    teacher: str | None = None
+    """The earlier stage whose weights an objective that learns from a teacher asks."""
     train: Train = Train()
+
+    @model_validator(mode="after")
+    def _can_train(self) -> "Stage":
+        if self.train.patience is not None:
+            raise ValueError("train.patience needs validation rows, which a stage has not; set epochs")
+        self.train.check_teacher(self.teacher)
+        return self
 
 
 class Resources(Spec):
@@ -83,6 +65,8 @@ class Sweep(Spec):
     """The classifier that trials start from: fitted on the start's frozen features, or drawn anew."""
     rows: int | None = Field(default=None, ge=1)
     """Train on at most this many rows."""
+    teacher: str | None = None
+    """The stage whose weights an objective that learns from a teacher asks."""
     train: Train = Train()
     space: dict[str, dict[str, Any]] = {}
     """Setting → one of {uniform: [a, b]}, {loguniform: [a, b]}, {int: [a, b]}, {choice: [...]}."""
@@ -94,12 +78,20 @@ class Sweep(Spec):
 
     @model_validator(mode="after")
     def _space_names_settings(self) -> "Sweep":
+        for train in self.trains():
+            train.check_teacher(self.teacher)
+        return self
+
+    def trains(self) -> list[Train]:
+        """Return the defaults, and the settings at the ends of each range of the space."""
         from ray_app.spec.space import corners
 
-        for key, distribution in self.space.items():
-            for value in corners(key, distribution):
-                settings(self.train, {key: value})
-        return self
+        at_ends = [
+            settings(self.train, {key: value})
+            for key, distribution in self.space.items()
+            for value in corners(key, distribution)
+        ]
+        return [self.train, *at_ends]
 
 
 class Export(Spec):
@@ -146,6 +138,10 @@ class TuneSpec(Spec):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stages: names must differ, got {names}")
+        for place, stage in enumerate(self.stages):
+            _check_earlier(f"stages.{stage.name}.start", stage.start, ["fresh", *names[:place]])
+            _check_earlier(f"stages.{stage.name}.teacher", stage.teacher, names[:place])
+        _check_earlier("sweep.teacher", self.sweep.teacher, names)
         if reserved := {"single", "best"} & self.combine.keys():
             raise ValueError(
                 f"combine: the name {sorted(reserved)[0]!r} is taken; give the combination another"
@@ -157,22 +153,31 @@ class TuneSpec(Spec):
             raise ValueError("train_split, validation_split and test_split must be three different splits")
         return self
 
+    @model_validator(mode="after")
+    def _trains_fit_the_model(self) -> "TuneSpec":
+        modality = getattr(registry.load("encoders", self.model.name), "modality", "image")
+        for stage in self.stages:
+            _check_train(f"stages.{stage.name}.train", stage.train, modality, self.model.name)
+        for train in self.sweep.trains():
+            _check_train("sweep.train", train, modality, self.model.name)
+        return self
 
-def settings(defaults: Train, overrides: dict[str, Any]) -> Train:
-    """Return the defaults with a trial's values over them.
 
-    Args:
-        defaults: What the spec says.
-        overrides: Dotted setting → value.
+def _check_earlier(place: str, name: str | None, known: list[str]) -> None:
+    if name is not None and name not in known:
+        listed = ", ".join(known) or "none"
+        raise ValueError(
+            f"{place}: {name!r} is no earlier stage{registry.nearest(name, known)} (there: {listed})"
+        )
 
-    Raises:
-        SpecError: A setting that does not exist, or a value out of its bounds.
-    """
-    content = defaults.model_dump()
-    for key, value in overrides.items():
-        *parents, last = key.split(".")
-        place = content
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return parse(content, Train, where="sweep.space")
+
+def _check_train(place: str, train: Train, modality: str, model: str) -> None:
+    try:
+        train.check_modality(modality, model)
+    except ValueError as error:
+        raise ValueError(f"{place}.{error}") from error
+    if train.adapter is not None and not registry.load("adapters", train.adapter.name).merges:
+        raise ValueError(
+            f"{place}.adapter: {train.adapter.name} cannot be merged into plain weights, which candidates "
+            "and stages are made of; use one that can (lora, bitfit, svfit)"
+        )

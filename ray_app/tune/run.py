@@ -1,6 +1,6 @@
 """A whole tune run: stages, sweep, combination, bundle. Killed and run again, it goes on where it was."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -68,9 +68,17 @@ def run(spec: TuneSpec, folder: Path, reporter: Reporter) -> TuneRun:
     fetch(_submit(spec, _nothing, *splits.all()))
     if unclaimed is not None:
         write_json(folder / RECORD, unclaimed)
-    start = _start(spec, data, folder, len(labels), splits.training, reporter)
+    stages = _stages(spec, data, folder, len(labels), reporter)
+    start = _start(spec, data, folder, len(labels), splits.training, stages)
     shared = Shared(
-        spec.model, len(labels), spec.sweep, start, splits.training, splits.validation, folder / "trials"
+        spec.model,
+        len(labels),
+        spec.sweep,
+        start,
+        stages[spec.sweep.teacher] if spec.sweep.teacher else None,
+        splits.training,
+        splits.validation,
+        folder / "trials",
     )
     ledger = run_sweep(shared, reporter)
     sign = -1.0 if spec.sweep.metric == "nll" else 1.0
@@ -157,27 +165,40 @@ def read_rows(
     return rows[slice(limit)]
 
 
+def _stages(
+    spec: TuneSpec, data: Dataset, folder: Path, num_classes: int, reporter: Reporter
+) -> dict[str, Start]:
+    """Run the stages that are not there yet; return each one's weights by its name, in order."""
+    made: dict[str, Start] = {}
+    for stage in spec.stages:
+        source = open_dataset(stage.dataset) if stage.dataset else data
+        # Without a name, the one before; none before the first, and none is called `fresh`.
+        before = made.get(stage.start) if stage.start else next(reversed(made.values()), None)
+        teacher = made[stage.teacher] if stage.teacher else None
+        cpus = spec.sweep.resources.cpu
+        key = stage_key(spec.model, stage, source.fingerprint, before, teacher, num_classes, cpus)
+        place = folder / "stages" / f"{stage.name}-{key}"
+        with reporter.work(f"stage {stage.name}", stage.train.epochs) as work:
+            if not (place / "stage.json").exists():
+                rows = _rows(spec, source, stage.split, stage)
+                args = (spec.model, stage, rows, num_classes, before, teacher, place, key)
+                fetch(_submit(spec, run_stage, *args))
+            curve = read_json(place / "stage.json")["curve"]
+            work.advance(stage.train.epochs, f"loss {curve[0]['loss']:.3f} to {curve[-1]['loss']:.3f}")
+        made[stage.name] = Start(place / "weights.safetensors", key)
+    return made
+
+
 def _start(
     spec: TuneSpec,
     data: Dataset,
     folder: Path,
     num_classes: int,
     training: Any,
-    reporter: Reporter,
+    stages: Mapping[str, Start],
 ) -> Start:
-    """Run the stages that are not there yet, then make the classifier that all trials start from."""
-    start: Start | None = None
-    for stage in spec.stages:
-        source = open_dataset(stage.dataset) if stage.dataset else data
-        key = stage_key(spec.model, stage, source.fingerprint, start, num_classes, spec.sweep.resources.cpu)
-        place = folder / "stages" / f"{stage.name}-{key}"
-        with reporter.work(f"stage {stage.name}", stage.train.epochs) as work:
-            if not (place / "stage.json").exists():
-                rows = _rows(spec, source, stage.split, stage)
-                fetch(_submit(spec, run_stage, spec.model, stage, rows, num_classes, start, place, key))
-            curve = read_json(place / "stage.json")["curve"]
-            work.advance(stage.train.epochs, f"loss {curve[0]['loss']:.3f} to {curve[-1]['loss']:.3f}")
-        start = Start(place / "weights.safetensors", key)
+    """Make the classifier that all trials start from, on the last stage's weights."""
+    start = next(reversed(stages.values()), None)
     key = digest(
         spec.model.model_dump(), start.key if start else None, spec.sweep.head, data.fingerprint, num_classes
     )

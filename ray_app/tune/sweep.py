@@ -13,15 +13,17 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from ray_app.errors import RunError
+from ray_app.methods.encoders import Encoder
 from ray_app.metrics.classification import accuracy, nll
 from ray_app.progress import Reporter, Work
 from ray_app.spec import Method
-from ray_app.spec.tune import Sweep, settings
+from ray_app.spec.train import settings
+from ray_app.spec.tune import Sweep
 from ray_app.tune.ledger import Ledger, Trial
 from ray_app.tune.search import LedgerSearch, Proposals, trial_name
-from ray_app.tune.start import Start, build_model, objective_for
+from ray_app.tune.start import Start, build_model, fine_tune
 from ray_app.tune.store import read_state, write_state
-from ray_app.tune.training import Rows, logits_of, train
+from ray_app.tune.training import Epoch, Rows, logits_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Shared:
     num_classes: int
     sweep: Sweep
     start: Start
+    teacher: Start | None
+    """What an objective that learns from a teacher asks."""
     training: "ray.ObjectRef[Rows]"
     """To Rows; read from the node's object store, without a copy."""
     validation: "ray.ObjectRef[Rows]"
@@ -98,27 +102,36 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     training, validation = ray.get([shared.training, shared.validation])
     try:
         how = settings(shared.sweep.train, trial.config)
-        encoder = build_model(shared.model, shared.num_classes)
-        encoder.load_state_dict(read_state(shared.start.path))
-        encoder.to("cuda" if shared.sweep.resources.gpu and torch.cuda.is_available() else "cpu")
+        encoder = _encoder(shared, shared.start)
+        sign = -1.0 if shared.sweep.metric == "nll" else 1.0
 
-        def on_epoch(epoch: int, logged: dict[str, float]) -> None:
+        def judge() -> tuple[float, dict[str, float]]:
             proba = torch.softmax(logits_of(encoder, validation), 1).numpy()
             labels = validation.labels.numpy()
-            trial.curve.append(
-                {**logged, "epoch": epoch, "accuracy": accuracy(proba, labels), "nll": nll(proba, labels)}
-            )
-            if epoch == how.epochs:
+            found = {"accuracy": accuracy(proba, labels), "nll": nll(proba, labels)}
+            return sign * found[shared.sweep.metric], found
+
+        def on_epoch(epoch: Epoch) -> None:
+            trial.curve.append({**epoch.logged, "epoch": epoch.number})
+            if epoch.last:
                 write_state(ledger.weights(trial.name), encoder.state_dict())
                 trial.status = "finished"
             ledger.write(trial)
             tune.report(trial.curve[-1])
 
-        train(encoder, objective_for(how, encoder), training[slice(shared.sweep.rows)], how, on_epoch)
+        teacher = _encoder(shared, shared.teacher) if shared.teacher is not None else None
+        rows = training[slice(shared.sweep.rows)]
+        fine_tune(encoder, rows, how, on_epoch, judge=judge, teacher=teacher)
     except Exception as error:  # noqa: BLE001  # whatever it is, it ends this trial only, and is kept
         trial.status, trial.error = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
         ledger.write(trial)
         (ledger.folder / trial.name / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+
+
+def _encoder(shared: Shared, start: Start) -> Encoder:
+    encoder = build_model(shared.model, shared.num_classes)
+    encoder.load_state_dict(read_state(start.path))
+    return encoder.to("cuda" if shared.sweep.resources.gpu and torch.cuda.is_available() else "cpu")
 
 
 class _Watch(TrialProgressCallback):

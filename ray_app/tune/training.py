@@ -1,17 +1,20 @@
 """The training loop: plain torch, deterministic given its settings. All that trains here trains with it."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ray_app.methods._views import Views
+from ray_app.methods import _optimizers
+from ray_app.methods.adapters import Adapter
 from ray_app.methods.encoders import Encoder, Inputs
 from ray_app.methods.objectives import Objective, TrainBatch
-from ray_app.spec.tune import Train
+from ray_app.spec.train import Train
+from ray_app.tune.augment import Augmentation, lent
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,20 @@ class Rows:
         return Rows(moved, self.labels.to(device))
 
 
-Epoch = Callable[[int, dict[str, float]], None]
-"""Called after each epoch with its number from 1 and the mean of what the objective logged."""
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch came to."""
+
+    number: int
+    """From 1."""
+    logged: Mapping[str, float]
+    """Means of what the objective logged, and what was judged of the model as it is."""
+    last: bool
+    """Whether training ends with it; the model then has the weights to keep."""
+
+
+Judge = Callable[[], tuple[float, dict[str, float]]]
+"""Judges the model in eval mode on rows it does not train on: a score, higher is better, and what to log."""
 
 
 def take(inputs: Inputs, rows: Tensor | slice) -> Inputs:
@@ -51,65 +66,199 @@ def take(inputs: Inputs, rows: Tensor | slice) -> Inputs:
 
 
 def train(
-    model: Encoder, objective: Objective, rows: Rows, how: Train, on_epoch: Epoch | None = None
+    model: Encoder,
+    objective: Objective,
+    rows: Rows,
+    how: Train,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    *,
+    judge: Judge | None = None,
+    adapter: Adapter | None = None,
 ) -> None:
     """Train a model in place; it is in eval mode afterwards.
 
     The same settings, rows and number of threads give the same weights, to the bit, on the same processor.
 
     Args:
-        model: What trains (its parameters with requires_grad).
+        model: What trains (its parameters with requires_grad), the adapter attached.
         objective: What is minimised; its own parameters train too.
         rows: What to train on.
-        how: The settings.
+        how: The settings, the objective's and the adapter's aside.
         on_epoch: Called after each epoch; the model is in eval mode then.
+        judge: Called before it; what `patience` goes by.
+        adapter: What is attached to the model, for its penalty.
 
     Raises:
-        ValueError: No rows.
-        FloatingPointError: The loss is no longer finite.
+        ValueError: No rows, or rows, a model or a device that do not fit the settings.
+        FloatingPointError: The loss, a gradient or a weight is no longer finite.
     """
-    if not len(rows):
-        raise ValueError("train: no rows to train on; do the dataset's split and classes hold any?")
-    device = model.device
-    objective.to(device)
+    _check(model, objective, rows, how, judge)
+    objective.to(model.device)
+    every = torch.arange(len(rows))
+    objective.begin(model, TrainBatch(rows.inputs, rows.labels, row=every))
+    objective.to(model.device)
     generator = torch.Generator().manual_seed(how.seed)
-    batches = math.ceil(len(rows) / how.batch_size)
-    optimizer = torch.optim.AdamW(
-        list(objective.parameter_groups(model)), lr=how.lr, weight_decay=how.weight_decay
-    )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(how, how.epochs * batches))
-    views = Views(**how.augment.model_dump())
-    augments = any(how.augment.model_dump().values())
-    step = 0
-    with _seeded_dropout(how.seed, device):
-        for epoch in range(1, how.epochs + 1):
+    size = how.batch_size * how.accumulate
+    steps = Steps(model, objective, how, adapter, how.epochs * math.ceil(len(rows) / size))
+    best = Best(how.patience) if how.patience is not None else None
+    with lent(how.seed, model.device):
+        for number in range(1, how.epochs + 1):
             model.train()
             objective.train()
             logged: dict[str, float] = {}
-            for index in torch.randperm(len(rows), generator=generator).split(how.batch_size):
-                batch = rows[index].to(device)
-                if augments and isinstance(batch.inputs, Tensor):
-                    batch = Rows(views(batch.inputs, generator), batch.labels)
-                losses = objective.loss(model, TrainBatch(batch.inputs, batch.labels), step, generator)
-                if not torch.isfinite(losses["loss"]):
-                    raise FloatingPointError(
-                        f"loss is {losses['loss'].item()} at step {step}; lower lr ({how.lr:g})"
-                    )
-                optimizer.zero_grad(set_to_none=True)
-                losses["loss"].backward()
-                nn.utils.clip_grad_norm_(
-                    [p for group in optimizer.param_groups for p in group["params"]], how.clip
-                )
-                optimizer.step()
-                scheduler.step()
-                objective.after_step(model, step, generator)
-                step += 1
-                for name, value in losses.items():
-                    logged[name] = logged.get(name, 0.0) + value.item() * len(index) / len(rows)
-            model.eval()
-            if on_epoch is not None:
-                on_epoch(epoch, logged)
+            for index in torch.randperm(len(rows), generator=generator).split(size):
+                for name, value in steps(rows, index, generator).items():
+                    logged[name] = logged.get(name, 0.0) + value * len(index) / len(rows)
+            steps.check_finite()
+            last = number == how.epochs
+            with steps.averaged():
+                model.eval()
+                score, judged = judge() if judge is not None else (0.0, {})
+                if best is not None:
+                    last = best.update(score, judged, model) or last
+                    if last:
+                        # What is logged describes the weights that are kept.
+                        judged = best.restore(model)
+                if on_epoch is not None:
+                    on_epoch(Epoch(number, {**logged, **judged}, last))
+                if last:
+                    steps.keep()
+                    break
     model.eval()
+
+
+class Steps:
+    """The optimiser's steps of one training: gradients, what changes them, and what follows a step.
+
+    Args:
+        model: What trains.
+        objective: What is minimised.
+        how: The settings.
+        adapter: What is attached to the model.
+        total: How many steps there will be.
+    """
+
+    def __init__(
+        self, model: Encoder, objective: Objective, how: Train, adapter: Adapter | None, total: int
+    ) -> None:
+        self._model, self._objective, self._how, self._adapter = model, objective, how, adapter
+        groups: Iterable[dict[str, Any]] = objective.parameter_groups(model)
+        if how.layer_decay < 1:
+            groups = _optimizers.layered(groups, model, how.lr, how.layer_decay)
+        self._optimizer = _optimizers.build(
+            how.optimizer.name, groups, how.optimizer.options, lr=how.lr, weight_decay=how.weight_decay
+        )
+        self._trained = [p for group in self._optimizer.param_groups for p in group["params"]]
+        self._scheduler = torch.optim.lr_scheduler.LambdaLR(self._optimizer, _schedule(how, total))
+        self._scaler = torch.amp.GradScaler(model.device.type, enabled=how.amp == "float16")
+        self._augmentation = Augmentation(how.augment, model.num_classes) if how.augment.used else None
+        self._average = _average(model, how.ema) if how.ema is not None else None
+        self._kept = False
+        self._step = 0
+
+    def __call__(self, rows: Rows, index: Tensor, generator: torch.Generator) -> dict[str, float]:
+        """Make one step on the rows of this index; return the means of what was logged."""
+        self._optimizer.zero_grad(set_to_none=True)
+        logged: dict[str, float] = {}
+        for part in index.split(self._how.batch_size):
+            share = len(part) / len(index)
+            losses = self._losses(self._batch(rows, part, generator), generator)
+            self._scaler.scale(losses["loss"] * share).backward()
+            for name, value in losses.items():
+                logged[name] = logged.get(name, 0.0) + value.item() * share
+        self._scaler.unscale_(self._optimizer)
+        norm = nn.utils.clip_grad_norm_(self._trained, self._how.clip or math.inf)
+        # A scaler meets gradients that are not finite by skipping the step and scaling less.
+        if not self._scaler.is_enabled() and not torch.isfinite(norm):
+            raise FloatingPointError(self._exploded("the gradient", norm.item()))
+        self._objective.before_step(self._model, self._step, generator)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._scheduler.step()
+        self._objective.after_step(self._model, self._step, generator)
+        if self._average is not None:
+            self._average.update_parameters(self._model)
+        self._step += 1
+        return logged
+
+    def check_finite(self) -> None:
+        """Refuse to go on with weights that exploded in the latest step.
+
+        Raises:
+            FloatingPointError: Says so.
+        """
+        for parameter in self._trained:
+            if not torch.isfinite(parameter).all():
+                raise FloatingPointError(self._exploded("a weight", math.nan))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """For a block, the model has the averaged weights, where there are such; keep() makes them stay."""
+        if self._average is None:
+            yield
+            return
+        raw = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+        self._model.load_state_dict(self._average.module.state_dict())
+        yield
+        if not self._kept:
+            self._model.load_state_dict(raw)
+
+    def keep(self) -> None:
+        """Let the model have the weights that it has now."""
+        self._kept = True
+
+    def _batch(self, rows: Rows, part: Tensor, generator: torch.Generator) -> TrainBatch:
+        batch = rows[part].to(self._model.device)
+        inputs, labels = batch.inputs, batch.labels
+        if self._augmentation is not None and isinstance(inputs, Tensor):
+            inputs, labels = self._augmentation(inputs, labels, generator)
+        return TrainBatch(inputs, labels, row=part.to(self._model.device))
+
+    def _losses(self, batch: TrainBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        how = self._how
+        dtype = torch.float16 if how.amp == "float16" else torch.bfloat16
+        with torch.autocast(self._model.device.type, dtype=dtype, enabled=how.amp != "off"):
+            losses = self._objective.loss(self._model, batch, self._step, generator)
+            penalty = self._adapter.penalty(self._model) if self._adapter is not None else None
+        if penalty is not None:
+            losses = {**losses, "loss": losses["loss"] + penalty, "penalty": penalty.detach()}
+        if not torch.isfinite(losses["loss"]):
+            raise FloatingPointError(self._exploded("loss", losses["loss"].item()))
+        return losses
+
+    def _exploded(self, what: str, value: float) -> str:
+        return f"{what} is {value} at step {self._step}; lower lr ({self._how.lr:g})"
+
+
+class Best:
+    """The best epoch so far, and whether it is worth while to wait for a better one.
+
+    Args:
+        patience: Epochs without a better score after which it is not.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+        self._waited = 0
+        self._score = -math.inf
+        self._judged: dict[str, float] = {}
+        self._state: dict[str, Tensor] | None = None
+
+    def update(self, score: float, judged: dict[str, float], model: nn.Module) -> bool:
+        """Take note of an epoch; return whether patience is at an end. A score of nan is no better one."""
+        if score > self._score or self._state is None:
+            self._score, self._judged, self._waited = score, judged, 0
+            # On the CPU: a device holds the model once.
+            self._state = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+        else:
+            self._waited += 1
+        return self._waited >= self._patience
+
+    def restore(self, model: nn.Module) -> dict[str, float]:
+        """Give a model the best epoch's weights; return what was judged of them."""
+        if self._state is not None:
+            model.load_state_dict(self._state)
+        return self._judged
 
 
 @torch.inference_mode()
@@ -144,6 +293,40 @@ def recalibrate(model: Encoder, rows: Rows, batch_size: int = 512) -> None:
     model.eval()
 
 
+def _check(model: Encoder, objective: Objective, rows: Rows, how: Train, judge: Judge | None) -> None:
+    if not len(rows):
+        raise ValueError("train: no rows to train on; do the dataset's split and classes hold any?")
+    if how.patience is not None and judge is None:
+        raise ValueError("train: patience needs validation rows to judge by; leave it out")
+    if how.amp == "float16" and model.device.type == "cpu":
+        raise ValueError("train: amp: float16 needs a GPU; use bfloat16, or ask for one with resources.gpu")
+    how.check_modality(model.modality, type(model).__name__.lower())
+    if objective.labels != "none" and model.num_classes and rows.labels.ndim == 1:
+        low, high = int(rows.labels.min()), int(rows.labels.max())
+        if low < 0 or high >= model.num_classes:
+            raise ValueError(
+                f"train: labels run from {low} to {high}, the model has {model.num_classes} classes "
+                f"(0..{model.num_classes - 1}); give it as many, or only rows of its classes"
+            )
+
+
+def _average(model: nn.Module, decay: float) -> Any:
+    """An exponential average of a model's weights and statistics, on the model's device."""
+    from torch.optim.swa_utils import AveragedModel
+
+    def move(averages: list[Tensor], now: list[Tensor], count: Tensor) -> None:
+        if not averages[0].is_floating_point():
+            # Counters, such as batch norm's.
+            for average, value in zip(averages, now, strict=True):
+                average.copy_(value)
+            return
+        # As TensorFlow's moving averages do: the plain decay would keep a short training near its start.
+        steps = float(count)
+        torch._foreach_lerp_(averages, now, 1 - min(decay, (1 + steps) / (10 + steps)))
+
+    return AveragedModel(model, multi_avg_fn=move, use_buffers=True)
+
+
 def _schedule(how: Train, steps: int) -> Callable[[int], float]:
     rising = max(1, round(how.warmup * steps))
 
@@ -155,12 +338,3 @@ def _schedule(how: Train, steps: int) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
     return factor
-
-
-@contextmanager
-def _seeded_dropout(seed: int, device: torch.device) -> Iterator[None]:
-    # Dropout can only draw from torch's global generators: lend them a seed, then give the old state back.
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)  # noqa: TID251
-        yield

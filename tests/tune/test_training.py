@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ray_app.methods.encoders import Encoder, Features
-from ray_app.spec.tune import Augment, Train
+from ray_app.spec.train import Augment, Train
 from ray_app.tune.start import objective_for
 from ray_app.tune.training import Rows, logits_of, recalibrate, train
 
@@ -80,7 +80,7 @@ def test_each_epoch_is_told_and_the_model_is_in_eval_mode_then() -> None:
         objective_for(how, model),
         rows(),
         how,
-        lambda epoch, logged: seen.append((epoch, model.training, logged["loss"])),
+        lambda epoch: seen.append((epoch.number, model.training, epoch.logged["loss"])),
     )
     assert [(epoch, training) for epoch, training, _ in seen] == [(1, False), (2, False), (3, False)]
     assert seen[-1][2] < seen[0][2]

@@ -27,6 +27,8 @@ class CrossEntropy(Objective):
         label_smoothing: Share of the truth that is spread over all classes.
     """
 
+    labels = "soft"
+
     def __init__(self, *, label_smoothing: float = 0.0) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:

@@ -34,7 +34,7 @@ class Distill(Objective):
     `js` has a small gradient where both are sure and differ: it wants another learning rate than the others.
 
     Args:
-        teacher: A trained model that takes the student's inputs; the engine gives it. None: logits are stored.
+        teacher: A trained model that takes the student's inputs; None: its logits are stored.
         column: The dataset's column with a teacher's logits [n, c], where there is no teacher.
         divergence: What is minimised.
         temperature: Divides the logits of both.

@@ -37,6 +37,8 @@ class InBatchContrastive(Objective):
         seed: Of the projection's initial weights.
     """
 
+    labels = "none"
+
     def __init__(
         self,
         *,
