@@ -35,13 +35,15 @@ class Indifferent(Evaluate):
 def states(
     seed: int, k: int, shapes: Sequence[tuple[int, ...]]
 ) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-    """Return a start, and k states near it."""
+    """Return a start, and k states that moved from it: half together, half each for itself."""
     generator = torch.Generator().manual_seed(seed)
-    start = {f"t{i}": torch.randn(shape, generator=generator) for i, shape in enumerate(shapes)}
-    return start, [
-        {name: t + 0.05 * torch.randn(t.shape, generator=generator) for name, t in start.items()}
-        for _ in range(k)
-    ]
+
+    def drawn(scale: float) -> dict[str, Tensor]:
+        return {f"t{i}": scale * torch.randn(shape, generator=generator) for i, shape in enumerate(shapes)}
+
+    start, together = drawn(1.0), drawn(0.05)
+    alone = [drawn(0.05) for _ in range(k)]
+    return start, [{name: start[name] + together[name] + one[name] for name in start} for one in alone]
 
 
 def ours(name: str, options: Mapping[str, object], start: Weights, made: Sequence[Weights]) -> Weights:
