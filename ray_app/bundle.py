@@ -91,6 +91,8 @@ class Manifest(_Part):
     """What predicts: `logits`, or a head's name."""
     temperature: float = Field(default=1.0, gt=0)
     """Divides the logits before softmax."""
+    rule: Literal["logits", "probabilities", "votes"] = "logits"
+    """What several members' common logits are made from."""
     preprocessing: dict[str, Any] = {}
     """What the encoder does to a raw input, for readers; the encoder itself does it."""
     metrics: dict[str, float] = {}
@@ -124,6 +126,9 @@ class Manifest(_Part):
             "temperature",
             "files",
         }
+        # The usual rule is left out: bundles that were made before there was another keep their version.
+        if self.rule != "logits":
+            decides.add("rule")
         content = json.dumps(self.model_dump(mode="json", include=decides), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ray_app import registry
 from ray_app.bundle import Bundle, Component, Threshold
 from ray_app.errors import BundleError, SpecError
+from ray_app.methods._ensemble import Rule
 from ray_app.methods.detectors import Detector
 from ray_app.methods.encoders import Encoder, Features, Inputs, Want
 from ray_app.methods.encoders._joined import Joined, join
@@ -135,7 +136,7 @@ class Predictor(Judge):
     """A bundle's members, heads and detectors in eval mode.
 
     Heads and detectors see one encoder: the member, or all of them joined (features concatenated, logits
-    averaged).
+    joined by the bundle's rule).
 
     Args:
         bundle: Verified already.
@@ -143,7 +144,8 @@ class Predictor(Judge):
     """
 
     def __init__(self, bundle: Bundle, device: torch.device | str = "cpu") -> None:
-        encoder = joined({name: load_member(bundle, name) for name in bundle.manifest.members})
+        members = {name: load_member(bundle, name) for name in bundle.manifest.members}
+        encoder = joined(members, bundle.manifest.rule)
         super().__init__(bundle, encoder)
         self.encoder = encoder
         _check_labels(bundle, encoder)
@@ -206,9 +208,9 @@ def preprocessor(bundle: Bundle) -> Encoder:
     )
 
 
-def joined(members: Mapping[str, Encoder]) -> Encoder:
+def joined(members: Mapping[str, Encoder], rule: Rule = "logits") -> Encoder:
     """Return one encoder for all members."""
-    return next(iter(members.values())) if len(members) == 1 else Joined(members)
+    return next(iter(members.values())) if len(members) == 1 else Joined(members, rule)
 
 
 def _constructed(bundle: Bundle, family: str, part: Component, **supplied: object) -> nn.Module:

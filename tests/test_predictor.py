@@ -61,6 +61,21 @@ def test_members_logits_are_averaged_and_features_joined(three: Bundle) -> None:
     assert torch.equal(told.features.pooled, torch.cat([features.pooled for features in members], 1))
 
 
+def test_members_vote_where_the_bundle_says_so(three: Bundle, tmp_path: Path) -> None:
+    voting = three.manifest.model_copy(update={"rule": "votes"})
+    files = {file: three.tensors(file) for file in three.manifest.files}
+    bundle = save(tmp_path / "b", voting, Contents(tensors=files))
+    assert bundle.version != three.version
+    predictor = Predictor(load(bundle.path))
+    with torch.no_grad():
+        told = predictor(inputs(predictor))
+        proba = torch.stack(
+            [member(seed=i)(inputs(predictor), {"logits"}).logits.softmax(1) for i in range(3)]
+        )
+    votes = torch.nn.functional.one_hot(proba.argmax(2), proba.shape[2]).sum(0)
+    torch.testing.assert_close(told.proba, (votes + proba.mean(0)) / 4)
+
+
 def test_temperature_divides_the_logits(one: Bundle, tmp_path: Path) -> None:
     warm = one.manifest.model_copy(update={"temperature": 2.5})
     files = {file: one.tensors(file) for file in one.manifest.files}

@@ -85,6 +85,7 @@ def small_net(
     seed: int,
     layers: Sequence[str] | None = None,
     output_stride: int = 32,
+    widths: Sequence[int] | None = None,
 ) -> Encoder:
     """Return an untrained convolutional network of four stages that a single core trains in seconds.
 
@@ -95,6 +96,7 @@ def small_net(
         seed: Of its weights.
         layers: Modules to read as layers; None: the stages.
         output_stride: Pixels of the input for one of the last map, 8, 16 or 32.
+        widths: Channels of its four stages; None: (32, 48, 48, 96).
     """
     options = {
         "model": "test_resnet",
@@ -103,7 +105,7 @@ def small_net(
         "image_size": image_size,
         "seed": seed,
         "layers": layers,
-        "model_args": {"output_stride": output_stride},
+        "model_args": {"output_stride": output_stride, **({"channels": list(widths)} if widths else {})},
     }
     encoder: Encoder = registry.build("encoders", "timm", options)
     return encoder

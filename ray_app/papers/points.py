@@ -11,7 +11,7 @@ import numpy as np
 
 from ray_app import registry
 from ray_app.errors import SpecError
-from ray_app.methods.combiners import Candidate
+from ray_app.methods.combiners import Candidate, ranked
 from ray_app.methods.encoders import Encoder
 from ray_app.papers import Claim, Outcome, Paper, Scale, lead, reaches
 from ray_app.papers._cifar import SIZE, cifar10
@@ -326,8 +326,9 @@ def _souped(soup: _Soup, seed: int) -> dict[str, float]:
     )
     candidates = [Candidate(name, validation([state]), _loads(state)) for name, state in states.items()]
     best = max(candidates, key=lambda candidate: candidate.value)
+    best_first = ranked(candidates, validation)
     result = {
-        f"{name} soup": registry.build("combiners", f"{name}_soup").combine(candidates, validation)
+        f"{name} soup": registry.build("combiners", f"{name}_soup").make(best_first, validation)
         for name in ("greedy", "uniform")
     }
     return {

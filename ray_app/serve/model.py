@@ -248,7 +248,11 @@ class SpreadModel(Answering):
     def _compute(
         self, parts: Mapping[str, Features], missing: Sequence[str], wishes: frozenset[Wish]
     ) -> Answer | Refusal:
-        features = next(iter(parts.values())) if len(self._members) == 1 else join(parts)
+        features = (
+            next(iter(parts.values()))
+            if len(self._members) == 1
+            else join(parts, self._judge.bundle.manifest.rule)
+        )
         if wishes == {"features"}:
             return _needs_all(missing) if missing else Answer(features=_numpy(features.pooled))
         with _without_gradients(self._judge):

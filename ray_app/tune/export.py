@@ -10,6 +10,7 @@ import torch
 
 from ray_app import bundle as bundles
 from ray_app.bundle import Bundle, CalibratedDetector, Component, Contents, Manifest, Threshold
+from ray_app.methods._ensemble import Rule
 from ray_app.methods.detectors import Combinable, Detector
 from ray_app.methods.encoders import Encoder, Features, Want
 from ray_app.methods.heads import Head
@@ -44,7 +45,13 @@ class Origin:
 
 
 def export(
-    model: Method, files: Sequence[Path], splits: Splits, how: Export, origin: Origin, to: Path
+    model: Method,
+    files: Sequence[Path],
+    splits: Splits,
+    how: Export,
+    origin: Origin,
+    to: Path,
+    rule: Rule = "logits",
 ) -> Bundle:
     """Fit, calibrate, measure, and write the bundle.
 
@@ -56,11 +63,12 @@ def export(
         how: The spec's `export`.
         origin: Names, spec and lineage.
         to: The bundle's folder.
+        rule: How several members answer.
     """
     members = {
         f"member-{index}": _member(model, file, len(origin.labels)) for index, file in enumerate(files)
     }
-    encoder = joined(members)
+    encoder = joined(members, rule)
     heads: dict[str, Head] = {name: method.build("heads") for name, method in how.heads.items()}
     detectors: dict[str, Detector] = {
         name: method.build("detectors", encoder=encoder) for name, method in how.detectors.items()
@@ -102,6 +110,7 @@ def export(
         },
         answer=how.answer,
         temperature=temperature,
+        rule=rule,
         metrics={
             f"test_{name}": value
             for name, value in _quality({"logits": proba, **answers}[how.answer], splits.test).items()

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_app.methods.combiners import Candidate
-from ray_app.tune.store import read_json, read_state, write_json
+from ray_app.tune.store import file_key, open_state, read_json, write_json
 
 Status: TypeAlias = Literal["running", "finished", "stopped", "failed"]
 RECORD = "trial.json"
@@ -85,11 +85,35 @@ class Ledger:
             sign: -1 where lower is better; a candidate's value is always higher for better.
         """
         found = [
-            Candidate(trial.name, sign * trial.last(metric), partial(read_state, self.weights(trial.name)))
+            Candidate(
+                trial.name,
+                sign * trial.last(metric),
+                partial(open_state, self.weights(trial.name)),
+                snapshots=self._snapshots(trial.name),
+                key=partial(file_key, self.weights(trial.name)),
+            )
             for trial in self.ended()
             if trial.status == "finished" and math.isfinite(trial.last(metric))
         ]
         return sorted(found, key=lambda candidate: (-candidate.value, candidate.name))
+
+    def snapshot(self, name: str, cycle: int) -> Path:
+        """Return where a trial's weights at the end of a cycle of its learning rate go, counted from 1.
+
+        The last cycle's are the trial's weights, and are not written twice.
+        """
+        return self.folder / name / f"cycle-{cycle:04d}.safetensors"
+
+    def _snapshots(self, name: str) -> list[Candidate]:
+        return [
+            Candidate(
+                f"{name}@{int(path.stem.removeprefix('cycle-'))}",
+                math.nan,
+                partial(open_state, path),
+                key=partial(file_key, path),
+            )
+            for path in sorted((self.folder / name).glob("cycle-*.safetensors"))
+        ]
 
     def table(self, metric: str, sign: float) -> pa.Table:
         """Return the leaderboard: a row a trial, best first."""

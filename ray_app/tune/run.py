@@ -1,6 +1,6 @@
 """A whole tune run: stages, sweep, combination, bundle. Killed and run again, it goes on where it was."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,18 +14,19 @@ from ray_app import registry
 from ray_app.bundle import Bundle
 from ray_app.data.dataset import Dataset, open_dataset
 from ray_app.errors import RunError, SpecError
+from ray_app.methods.combiners import Candidate, Weights
 from ray_app.methods.encoders import Encoder
 from ray_app.progress import Reporter
 from ray_app.session import check_resources, fetch, submit
 from ray_app.spec import Method
 from ray_app.spec.tune import Stage, TuneSpec
-from ray_app.tune.combine import OnRows, Result, choose, combine_all
+from ray_app.tune.combine import Kept, OnRows, Result, choose, combine_all, fill
 from ray_app.tune.export import Origin, Splits, export
 from ray_app.tune.ledger import Ledger
 from ray_app.tune.start import Start, build_model, linear_probe, run_stage, stage_key
-from ray_app.tune.store import digest, read_json, read_state, write_json, write_state
+from ray_app.tune.store import digest, open_state, read_json, read_state, write_json, write_state
 from ray_app.tune.sweep import Shared, run_sweep
-from ray_app.tune.training import Rows
+from ray_app.tune.training import Rows, logits_of
 
 RECORD = "run.json"
 """What a folder is for."""
@@ -83,8 +84,9 @@ def run(spec: TuneSpec, folder: Path, reporter: Reporter) -> TuneRun:
     sign = -1.0 if spec.sweep.metric == "nll" else 1.0
     ledger.write_table(folder / "leaderboard.parquet", spec.sweep.metric, sign)
     with reporter.work("combine", len(spec.combine) + 1) as work:
-        place = folder / "combined"
-        combining = _submit(spec, _combine, spec, len(labels), ledger.folder, place, *splits.all())
+        places = _Places(folder, start)
+        # In a list, a reference stays one: tasks of that task read the rows where they are.
+        combining = _submit(spec, _combine, spec, len(labels), places, [splits.validation], *splits.all())
         results: list[Result] = fetch(combining)
         chosen = choose(results, spec.export.choose)
         _write_combined(folder / "combined.parquet", results)
@@ -107,6 +109,15 @@ def run(spec: TuneSpec, folder: Path, reporter: Reporter) -> TuneRun:
         bundle: Bundle = fetch(_submit(spec, _export, spec, chosen, origin, folder / "bundle", *splits.all()))
         work.advance(1, f"bundle {bundle.version}")
     return TuneRun(folder, pq.read_table(folder / "leaderboard.parquet"), results, chosen, bundle)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where a combination finds what it reads, and leaves what it makes."""
+
+    folder: Path
+    """Of the run."""
+    start: Start
 
 
 @dataclass(frozen=True)
@@ -215,27 +226,55 @@ def _make_start(spec: TuneSpec, num_classes: int, before: Start | None, training
 
 
 def _combine(
-    spec: TuneSpec, num_classes: int, trials: Path, folder: Path, training: Rows, validation: Rows, test: Rows
+    spec: TuneSpec,
+    num_classes: int,
+    places: _Places,
+    shared: list[Any],
+    training: Rows,
+    validation: Rows,
+    test: Rows,
 ) -> list[Result]:
     encoder = build_model(spec.model, num_classes)
-    sign = -1.0 if spec.sweep.metric == "nll" else 1.0
-    candidates = Ledger(trials).candidates(spec.sweep.metric, sign)
+    sign, metric = -1.0 if spec.sweep.metric == "nll" else 1.0, spec.sweep.metric
+    candidates = Ledger(places.folder / "trials").candidates(metric, sign)
     training = training[slice(spec.sweep.rows)]
+
+    def at_once(several: Sequence[Candidate]) -> list[torch.Tensor]:
+        tasks = [_submit(spec, _logits, spec.model, num_classes, one.load, shared[0]) for one in several]
+        found: list[torch.Tensor] = fetch(tasks)
+        return found
+
+    evaluate = OnRows(
+        encoder,
+        validation,
+        training,
+        metric,
+        start=open_state(places.start.path),
+        kept=Kept(places.folder / "kept"),
+        at_once=at_once,
+    )
     return combine_all(
         spec.combine,
         candidates,
-        OnRows(encoder, validation, training, spec.sweep.metric),
-        OnRows(encoder, test, training, spec.sweep.metric),
+        evaluate,
+        OnRows(encoder, test, training, metric),
         test.labels.numpy(),
-        folder,
+        places.folder / "combined",
     )
+
+
+def _logits(model: Method, num_classes: int, load: Callable[[], Weights], rows: Rows) -> torch.Tensor:
+    """Evaluate one candidate, in a task of its own."""
+    encoder = build_model(model, num_classes)
+    fill(encoder, load())
+    return logits_of(encoder, rows)
 
 
 def _export(
     spec: TuneSpec, chosen: Result, origin: Origin, to: Path, training: Rows, validation: Rows, test: Rows
 ) -> Bundle:
     splits = Splits(training[slice(spec.sweep.rows)], validation, test)
-    return export(spec.model, chosen.files, splits, spec.export, origin, to)
+    return export(spec.model, chosen.files, splits, spec.export, origin, to, chosen.rule)
 
 
 def _write_combined(path: Path, results: Sequence[Result]) -> None:

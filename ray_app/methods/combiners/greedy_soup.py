@@ -6,13 +6,14 @@ theta_1 is the best single candidate, so on validation rows the soup is never wo
 
 Reference: M. Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy
 without increasing inference time", ICML 2022, Recipe 1, https://arxiv.org/abs/2203.05482
-Cost: k reads of the weights and k evaluations; two states in memory.
+Cost: k evaluations and at most 2 k reads of the weights, tensor by tensor; one state in memory, in float32.
+    Candidates that were not measured yet are, at once where the engine can; the rest is one after the other.
 """
 
 from collections.abc import Sequence
 
 from ray_app.methods.combiners import Candidate, Combined, Combiner, Evaluate, Step
-from ray_app.methods.combiners._average import RunningAverage
+from ray_app.methods.combiners._merge import Mean, soup
 
 
 class GreedySoup(Combiner):
@@ -26,22 +27,19 @@ class GreedySoup(Combiner):
     def __init__(self, *, strict: bool = False) -> None:
         self.strict = strict
 
-    def combine(self, candidates: Sequence[Candidate], evaluate: Evaluate) -> Combined:
-        """Average greedily; see Combiner.combine."""
-        if not candidates:
-            raise ValueError("greedy_soup: no candidates; did every trial fail?")
-        first, *rest = sorted(candidates, key=lambda candidate: -candidate.value)
-        soup = RunningAverage().with_state(first.load())
-        # The candidate's own statistics fit it: only averaged weights are recalibrated.
-        best = soup.state()
-        value = evaluate([best])
+    def make(self, candidates: Sequence[Candidate], evaluate: Evaluate) -> Combined:
+        """Average greedily; see Combiner.make."""
+        first, *rest = candidates
+        mean, value = Mean(first.load(), evaluate), first.value
         history = [Step(first.name, value, kept=True, gain=float("nan"))]
         for candidate in rest:
-            larger = soup.with_state(candidate.load())
-            state = evaluate.recalibrate(larger.state())
-            tried = evaluate([state])
+            weights = candidate.load()
+            _, tried = soup(mean.with_one_more(weights), evaluate)
             kept = tried > value if self.strict else tried >= value
             history.append(Step(candidate.name, tried, kept=kept, gain=tried - value))
             if kept:
-                soup, best, value = larger, state, tried
-        return Combined([best], [step.ingredient for step in history if step.kept], value, history)
+                mean.add(weights)
+                value = tried
+        # One candidate's own statistics fit it: only averaged weights are recalibrated.
+        made = evaluate.recalibrate(mean.weights()) if mean.count > 1 else first.load()
+        return Combined([made], [step.ingredient for step in history if step.kept], value, history)

@@ -4,12 +4,14 @@
 
 Reference: the comparison of M. Wortsman et al., "Model soups", ICML 2022, Section 2,
 https://arxiv.org/abs/2203.05482
-Cost: N forward passes for each answer; combining costs N evaluations of 1..N members.
+Cost: N forward passes for each answer; combining costs one evaluation of each, none where logits were kept.
 """
 
 from collections.abc import Sequence
 
-from ray_app.methods.combiners import Candidate, Combined, Combiner, Evaluate, Step
+from ray_app.methods.combiners import Candidate, Combined, Combiner, Evaluate
+from ray_app.methods.combiners._members import gathered
+from ray_app.methods.combiners._merge import checked_top
 
 
 class LogitEnsemble(Combiner):
@@ -20,18 +22,8 @@ class LogitEnsemble(Combiner):
     """
 
     def __init__(self, *, top: int | None = None) -> None:
-        if top is not None and top < 1:
-            raise ValueError(f"logit_ensemble: top must be >= 1, got {top!r}; leave it out for all")
-        self.top = top
+        self.top = checked_top("logit_ensemble", top)
 
-    def combine(self, candidates: Sequence[Candidate], evaluate: Evaluate) -> Combined:
-        """Gather members, best first; see Combiner.combine."""
-        if not candidates:
-            raise ValueError("logit_ensemble: no candidates; did every trial fail?")
-        order = sorted(candidates, key=lambda candidate: -candidate.value)[: self.top]
-        states, history, value = [], list[Step](), float("nan")
-        for candidate in order:
-            states.append(candidate.load())
-            before, value = value, evaluate(states)
-            history.append(Step(candidate.name, value, kept=True, gain=value - before))
-        return Combined(states, [candidate.name for candidate in order], value, history)
+    def make(self, candidates: Sequence[Candidate], evaluate: Evaluate) -> Combined:
+        """Gather members, best first; see Combiner.make."""
+        return gathered(candidates[: self.top], evaluate, "logits")

@@ -5,13 +5,13 @@
 Reference: M. Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy
 without increasing inference time", ICML 2022, https://arxiv.org/abs/2203.05482
 Departure: the history adds the candidates best first and says what each changed; the result is the mean of
-all. Cost: k reads of the weights, and k evaluations for the history.
+all. Cost: k evaluations for the history and 2 k reads, tensor by tensor; one state in memory, in float32.
 """
 
 from collections.abc import Sequence
 
 from ray_app.methods.combiners import Candidate, Combined, Combiner, Evaluate, Step
-from ray_app.methods.combiners._average import RunningAverage
+from ray_app.methods.combiners._merge import Mean, checked_top, soup
 
 
 class UniformSoup(Combiner):
@@ -22,19 +22,16 @@ class UniformSoup(Combiner):
     """
 
     def __init__(self, *, top: int | None = None) -> None:
-        if top is not None and top < 1:
-            raise ValueError(f"uniform_soup: top must be >= 1, got {top!r}; leave it out for all")
-        self.top = top
+        self.top = checked_top("uniform_soup", top)
 
-    def combine(self, candidates: Sequence[Candidate], evaluate: Evaluate) -> Combined:
-        """Average; see Combiner.combine."""
-        if not candidates:
-            raise ValueError("uniform_soup: no candidates; did every trial fail?")
-        order = sorted(candidates, key=lambda candidate: -candidate.value)[: self.top]
-        soup, history, value = RunningAverage(), list[Step](), float("nan")
-        for candidate in order:
-            soup = soup.with_state(candidate.load())
-            before, value = value, evaluate([evaluate.recalibrate(soup.state())])
+    def make(self, candidates: Sequence[Candidate], evaluate: Evaluate) -> Combined:
+        """Average; see Combiner.make."""
+        first, *rest = candidates[: self.top]
+        mean, value, made = Mean(first.load(), evaluate), first.value, first.load()
+        history = [Step(first.name, value, kept=True, gain=float("nan"))]
+        for candidate in rest:
+            mean.add(candidate.load())
+            before = value
+            made, value = soup(mean.weights(), evaluate)
             history.append(Step(candidate.name, value, kept=True, gain=value - before))
-        members = [evaluate.recalibrate(soup.state())]
-        return Combined(members, [candidate.name for candidate in order], value, history)
+        return Combined([made], [step.ingredient for step in history], value, history)

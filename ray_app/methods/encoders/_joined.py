@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from ray_app.methods._ensemble import Rule, joint
 from ray_app.methods.encoders import Encoder, Features, Inputs, Want
 
 if TYPE_CHECKING:
@@ -13,18 +14,20 @@ if TYPE_CHECKING:
 
 
 class Joined(Encoder):
-    """Members side by side on the same inputs: features concatenated, logits averaged.
+    """Members side by side on the same inputs: features concatenated, logits joined by a rule.
 
     Layers and maps are called `<member>/<layer>`. All members must preprocess alike.
 
     Args:
         members: Name → encoder.
+        rule: How their logits become one answer.
     """
 
-    def __init__(self, members: Mapping[str, Encoder]) -> None:
+    def __init__(self, members: Mapping[str, Encoder], rule: Rule = "logits") -> None:
         super().__init__()
         if not members:
             raise ValueError("joined: no members; give at least one")
+        self.rule = rule
         self.members = nn.ModuleDict(dict(members))
         self.first = next(iter(members))
         first = members[self.first]
@@ -45,14 +48,14 @@ class Joined(Encoder):
 
     def forward(self, inputs: Inputs, want: Collection[Want] = ()) -> Features:
         """Return the members' joined features."""
-        return join({name: member(inputs, want) for name, member in self.members.items()})
+        return join({name: member(inputs, want) for name, member in self.members.items()}, self.rule)
 
     def portable(self) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Not one encoder: a bundle stores each member by itself."""
         raise TypeError("joined: members are stored one by one")
 
 
-def join(parts: Mapping[str, Features]) -> Features:
+def join(parts: Mapping[str, Features], rule: Rule = "logits") -> Features:
     """Join what several members made of the same inputs."""
     features = list(parts.values())
     logits: list[Tensor] = [part.logits for part in features if part.logits is not None]
@@ -64,6 +67,6 @@ def join(parts: Mapping[str, Features]) -> Features:
         maps={f"{name}/{layer}": value for name, part in parts.items() for layer, value in part.maps.items()},
         tokens=features[0].tokens if len(features) == 1 else None,
         lengths=features[0].lengths if len(features) == 1 else None,
-        logits=torch.stack(logits).mean(0) if len(logits) == len(features) else None,
+        logits=joint(logits, rule) if len(logits) == len(features) else None,
         inputs=features[0].inputs,
     )
