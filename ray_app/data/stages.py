@@ -16,6 +16,7 @@ from ray_app.data.payload import Done, Work
 from ray_app.data.prepared import PREFIX, light, prepare, prepared_columns
 from ray_app.data.sources import Read, Unit
 from ray_app.errors import DataError
+from ray_app.session import keep_freed_memory
 from ray_app.spec import Method
 from ray_app.spec.dataset import Compute, DatasetSpec, score_of
 from ray_app.storage import Place
@@ -168,6 +169,7 @@ class Encode:
         if plan.num_cpus is not None:
             # A reused worker keeps the threads of whoever imported torch in it first.
             torch.set_num_threads(max(1, int(plan.num_cpus)))
+            keep_freed_memory()
         self.plan = plan
         self.scorers = {
             score_of(step)[1]: load_scorer(step, plan.fitted).to(plan.device) for step in plan.scorers
