@@ -1,4 +1,4 @@
-"""Search spaces as YAML writes them: `lr: {loguniform: [1e-5, 0.1]}`, some only `when` another has a value."""
+"""Search spaces as YAML writes them: `lr: {loguniform: [1e-5, 0.1]}`, some `when` another has a value."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -91,12 +91,12 @@ def order(space: Space) -> list[str]:
     """
     placed: list[str] = []
     while len(placed) < len(space):
-        ready = sorted(
-            key for key in space if key not in placed and set(conditions(space, key)) <= {*placed}
-        )
+        ready = sorted(key for key in space if key not in placed and set(conditions(space, key)) <= {*placed})
         if not ready:
             left = sorted(space.keys() - set(placed))
-            raise ValueError(f"space.{left[0]}.when: {' and '.join(left)} wait for one another; drop one `when`")
+            raise ValueError(
+                f"space.{left[0]}.when: {' and '.join(left)} wait for one another; drop one `when`"
+            )
         placed.append(ready[0])
     return placed
 
@@ -138,16 +138,17 @@ def encoded(space: Space, config: Mapping[str, Any]) -> "tuple[dict[str, Any], d
             params[key] = values.index(value)
             continue
         params[key] = value
+        low, high = values
         made[key] = (
-            IntDistribution(*values)
+            IntDistribution(low, high)
             if kind == "int"
-            else FloatDistribution(*map(float, values), log=kind == "loguniform")
+            else FloatDistribution(float(low), float(high), log=kind == "loguniform")
         )
     return params, made
 
 
 def combinations(space: Space) -> Iterator[dict[str, Any]]:
-    """Yield every combination of a grid, the last key's values fastest; those that conditions make equal once.
+    """Yield every combination of a grid, the last key's values fastest; those that are equal once.
 
     Raises:
         ValueError: A key is a range.

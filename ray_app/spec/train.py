@@ -10,7 +10,6 @@ from ray_app.errors import SpecError
 from ray_app.spec import Adapter, Method, Spec, method_of, parse
 from ray_app.spec import Optimizer as OptimizerMethod
 
-
 _METHODS = ("adapter", "optimizer", "objective")
 
 

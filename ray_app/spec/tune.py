@@ -90,7 +90,7 @@ class Sweep(Spec):
     """The stage whose weights an objective that learns from a teacher asks."""
     train: Train = Train()
     space: dict[str, dict[str, Any]] = {}
-    """Setting → one of {uniform: [a, b]}, {loguniform: [a, b]}, {int: [a, b]}, {choice: [...]}, {grid: [...]};
+    """Setting → {uniform: [a, b]}, {loguniform: [a, b]}, {int: [a, b]}, {choice: [...]} or {grid: [...]};
     with `when: {other: value}` it is set only where the other has that value, or one of a list."""
     seed: int = Field(default=0, ge=0)
     """Of the search."""

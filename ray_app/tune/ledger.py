@@ -28,6 +28,10 @@ class Trial:
     curve: list[dict[str, float]] = field(default_factory=list)
     """What each epoch reported, in order."""
     error: str | None = None
+    seconds: float = 0.0
+    """Of training, without what it took to begin."""
+    dropped: bool = False
+    """Whether its weights were deleted: others were better, and so many are kept."""
 
     def last(self, metric: str) -> float:
         """Return the latest value of a metric; nan when it has none."""
@@ -74,8 +78,33 @@ class Ledger:
             trial
             for trial in self.trials()
             if trial.status in ("stopped", "failed")
-            or (trial.status == "finished" and self.weights(trial.name).exists())
+            or (trial.status == "finished" and (trial.dropped or self.weights(trial.name).exists()))
         ]
+
+    def best(self, metric: str, sign: float) -> Trial | None:
+        """Return the best finished trial so far; None: none has finished."""
+        done = [t for t in self.trials() if t.status == "finished" and math.isfinite(t.last(metric))]
+        return min(done, key=lambda trial: (-sign * trial.last(metric), trial.name), default=None)
+
+    def epochs(self) -> int:
+        """Return how many epochs all trials together have been trained for."""
+        return sum(len(trial.curve) for trial in self.trials())
+
+    def keep_best(self, count: int, metric: str, sign: float) -> None:
+        """Delete the weights of all finished trials but the best so many.
+
+        Who is not among the best of some trials is not among the best of more, so that it does not matter in
+        which order trials finish, nor whether the sweep was killed in between.
+        """
+        for candidate in self.candidates(metric, sign)[count:]:
+            trial = self.read(candidate.name)
+            if trial is not None:
+                # The record first: weights without a record would be a trial that has to run again.
+                trial.dropped = True
+                self.write(trial)
+                self.weights(trial.name).unlink(missing_ok=True)
+                for path in (self.folder / trial.name).glob("cycle-*.safetensors"):
+                    path.unlink(missing_ok=True)
 
     def candidates(self, metric: str, sign: float) -> list[Candidate]:
         """Return the finished trials, best first.
@@ -93,7 +122,7 @@ class Ledger:
                 key=partial(file_key, self.weights(trial.name)),
             )
             for trial in self.ended()
-            if trial.status == "finished" and math.isfinite(trial.last(metric))
+            if trial.status == "finished" and not trial.dropped and math.isfinite(trial.last(metric))
         ]
         return sorted(found, key=lambda candidate: (-candidate.value, candidate.name))
 

@@ -25,7 +25,7 @@ from ray_app.tune.export import Origin, Splits, export
 from ray_app.tune.ledger import Ledger
 from ray_app.tune.start import Start, build_model, linear_probe, run_stage, stage_key
 from ray_app.tune.store import digest, open_state, read_json, read_state, write_json, write_state
-from ray_app.tune.sweep import Shared, run_sweep
+from ray_app.tune.sweep import KEPT, Shared, run_sweep
 from ray_app.tune.training import Rows, logits_of
 
 RECORD = "run.json"
@@ -250,7 +250,7 @@ def _combine(
         training,
         metric,
         start=open_state(places.start.path),
-        kept=Kept(places.folder / "kept"),
+        kept=Kept(places.folder / KEPT),
         at_once=at_once,
     )
     return combine_all(

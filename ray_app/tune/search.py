@@ -78,7 +78,7 @@ class LedgerSearch(Searcher):
         left: Indices of the trials that are still to be run.
         metric: The metric's name in reports.
         mode: `max` or `min`.
-        spent: Epochs that all trials together have been trained for so far; a budget of epochs is asked of it.
+        spent: Tells the epochs that all trials together have been trained for so far, for a budget of them.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """The sweep: Ray Tune runs the trials that the ledger lacks, each from the shared start."""
 
 import os
+import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import ray
 import torch
 from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from ray_app.errors import RunError
 from ray_app.methods.encoders import Encoder
@@ -19,11 +20,17 @@ from ray_app.progress import Reporter, Work
 from ray_app.spec import Method
 from ray_app.spec.train import settings
 from ray_app.spec.tune import Sweep
+from ray_app.tune.combine import Kept
 from ray_app.tune.ledger import Ledger, Trial
 from ray_app.tune.search import LedgerSearch, Proposals, trial_name
 from ray_app.tune.start import Start, build_model, fine_tune
-from ray_app.tune.store import read_state, write_state
+from ray_app.tune.store import file_key, read_state, write_state
 from ray_app.tune.training import Epoch, Rows, logits_of
+
+# A process that dies of what it does dies each time.
+_TRIES = 2
+KEPT = "kept"
+"""Folder of a run: logits that were computed once."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +58,15 @@ def run_sweep(shared: Shared, reporter: Reporter) -> Ledger:
     """
     sweep, ledger = shared.sweep, Ledger(shared.folder)
     ended = {trial.name for trial in ledger.ended()}
-    left = [index for index in range(sweep.trials) if trial_name(index) not in ended]
-    with reporter.work("sweep", sweep.trials) as work:
+    left = [index for index in range(sweep.runs) if trial_name(index) not in ended]
+    with reporter.work("sweep", sweep.runs) as work:
         if ended:
-            work.advance(sweep.trials - len(left), f"{sweep.trials - len(left)} trials were there already")
+            work.advance(sweep.runs - len(left), f"{sweep.runs - len(left)} trials were there already")
         if left:
             _tune(shared, ledger, left, work)
+    if sweep.keep is not None:
+        # A run that was killed between a record and this would have kept more.
+        ledger.keep_best(sweep.keep, sweep.metric, _sign(sweep))
     if not any(trial.status == "finished" for trial in ledger.trials()):
         errors = [trial.error for trial in ledger.trials() if trial.error] or ["no trial finished"]
         raise RunError(f"every trial failed; the first error: {errors[0]} (records: {ledger.folder})")
@@ -71,10 +81,11 @@ def _tune(shared: Shared, ledger: Ledger, left: list[int], work: Work) -> None:
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     # The ledger is the state; Tune's own is not used.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+    proposals = Proposals(sweep, ledger.trials())
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, shared=shared), resources),
         tune_config=tune.TuneConfig(
-            search_alg=LedgerSearch(Proposals(sweep, ledger.trials()), left, sweep.metric, mode),
+            search_alg=LedgerSearch(proposals, left, sweep.metric, mode, ledger.epochs),
             scheduler=_scheduler(sweep, mode),
             num_samples=len(left),
             max_concurrent_trials=sweep.concurrent,
@@ -83,7 +94,10 @@ def _tune(shared: Shared, ledger: Ledger, left: list[int], work: Work) -> None:
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(shared.folder.parent / "ray"),
-            callbacks=[_Watch(ledger, work, sweep.metric)],
+            callbacks=[_Watch(ledger, work, sweep)],
+            # What Python raises is caught in the trial; this is a process or a node that died. The same
+            # settings give the same weights, so who is run again ends as if nothing had happened.
+            failure_config=tune.FailureConfig(max_failures=_TRIES),
             verbose=0,
         ),
     )
@@ -100,10 +114,11 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     ledger.write(trial)
     torch.set_num_threads(max(1, int(shared.sweep.resources.cpu)))
     training, validation = ray.get([shared.training, shared.validation])
+    begun = time.perf_counter()
     try:
         how = settings(shared.sweep.train, trial.config)
         encoder = _encoder(shared, shared.start)
-        sign = -1.0 if shared.sweep.metric == "nll" else 1.0
+        sign = _sign(shared.sweep)
 
         def judge() -> tuple[float, dict[str, float]]:
             proba = torch.softmax(logits_of(encoder, validation), 1).numpy()
@@ -113,8 +128,9 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
 
         def on_epoch(epoch: Epoch) -> None:
             trial.curve.append({**epoch.logged, "epoch": epoch.number})
+            trial.seconds = time.perf_counter() - begun
             if epoch.last:
-                write_state(ledger.weights(trial.name), encoder.state_dict())
+                _leave(shared, ledger.weights(trial.name), encoder, validation)
                 trial.status = "finished"
             ledger.write(trial)
             tune.report(trial.curve[-1])
@@ -126,6 +142,13 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
         trial.status, trial.error = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
         ledger.write(trial)
         (ledger.folder / trial.name / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+
+
+def _leave(shared: Shared, path: Path, encoder: Encoder, validation: Rows) -> None:
+    """Write a trial's weights, and beside them the logits that combiners will ask for."""
+    write_state(path, encoder.state_dict())
+    kept = Kept(shared.folder.parent / KEPT)
+    kept.keep_logits(file_key(path), validation, logits_of(encoder, validation))
 
 
 def _encoder(shared: Shared, start: Start) -> Encoder:
@@ -140,9 +163,10 @@ class _Watch(TrialProgressCallback):
     It stands where Tune would otherwise put a callback that prints.
     """
 
-    def __init__(self, ledger: Ledger, work: Work, metric: str) -> None:
+    def __init__(self, ledger: Ledger, work: Work, sweep: Sweep) -> None:
         super().__init__()
-        self._ledger, self._work, self._watched = ledger, work, metric
+        self._ledger, self._work, self._sweep = ledger, work, sweep
+        self._begun, self._ended, self._best = time.monotonic(), 0, ""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore that is never used; a live terminal cannot be.
@@ -159,19 +183,48 @@ class _Watch(TrialProgressCallback):
         if record.status == "running":
             record.status = "stopped"
             self._ledger.write(record)
-        note = f"{record.status} trial {name}: " + (
-            record.error or f"{self._watched} {record.last(self._watched):.4f}"
-        )
-        self._work.advance(1, note)
+        if record.status == "finished" and self._sweep.keep is not None:
+            self._ledger.keep_best(self._sweep.keep, self._sweep.metric, _sign(self._sweep))
+        metric = self._sweep.metric
+        self._told(record, record.error or f"{metric} {record.last(metric):.4f}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        # The worker died: run_trial itself catches what Python can raise.
+        # The worker died, and so did those after it: run_trial itself catches what Python can raise.
         record = self._ledger.read(trial.config["name"]) or Trial(
             trial.config["name"], trial.config["config"]
         )
-        record.status, record.error = "failed", f"the worker was lost: {_last_line(trial)}"
+        record.status = "failed"
+        record.error = f"the worker was lost {_TRIES + 1} times: {_last_line(trial)}"
         self._ledger.write(record)
-        self._work.advance(1, f"failed trial {record.name}: {record.error}")
+        self._told(record, record.error)
+
+    def _told(self, record: Trial, what: str) -> None:
+        """Say what became of a trial, which is the best so far, and how long the rest will take."""
+        self._ended += 1
+        metric = self._sweep.metric
+        best = self._ledger.best(metric, _sign(self._sweep))
+        left = self._sweep.runs - sum(trial.status != "running" for trial in self._ledger.trials())
+        seconds = (time.monotonic() - self._begun) / self._ended * max(0, left)
+        note = f"{record.status} trial {record.name}: {what}"
+        if best is not None:
+            note += f"; best {best.name} {best.last(metric):.4f}"
+        self._work.advance(1, f"{note}; {_clock(seconds)} left")
+
+
+def _sign(sweep: Sweep) -> float:
+    """What a metric is multiplied with to be higher for better."""
+    return -1.0 if sweep.metric == "nll" else 1.0
+
+
+def _clock(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return (
+        f"{round(seconds)} s"
+        if seconds < 90
+        else f"{minutes} min"
+        if minutes < 90
+        else f"{minutes / 60:.1f} h"
+    )
 
 
 def _last_line(trial: Any) -> str:
@@ -182,6 +235,14 @@ def _last_line(trial: Any) -> str:
 def _scheduler(sweep: Sweep, mode: str) -> TrialScheduler:
     if sweep.scheduler.name == "none":
         return FIFOScheduler()
+    if sweep.scheduler.name == "median":
+        return MedianStoppingRule(
+            time_attr="epoch",
+            metric=sweep.metric,
+            mode=mode,
+            grace_period=sweep.scheduler.grace,
+            min_samples_required=3,
+        )
     most = max(settings(sweep.train, {"epochs": value}).epochs for value in _epochs(sweep))
     return ASHAScheduler(
         time_attr="epoch",

@@ -1,7 +1,7 @@
-"""A sweep whose driver is killed in the middle ends as if nothing had happened."""
+"""Ten kills of a sweep, of its driver and of its trials: it ends as if nothing had happened."""
 
-import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,25 +12,49 @@ import pytest
 import yaml
 
 from ray_app.progress import Silent
-from ray_app.tune.ledger import Ledger
-from ray_app.tune.run import TuneRun, run
+from ray_app.tune.ledger import Ledger, Trial
+from ray_app.tune.run import run
+from tests.processes import descendants, kill
 from tests.tune.specs import TINY, tiny
 
-DEADLINE_S = 150
+DRIVER_KILLS, TRIAL_KILLS = 4, 6
+DEADLINE_S = 200
 POLL_S = 0.05
+# So many that the last kill still finds something to kill.
+SWEEP = {"trials": 14, "train": {"epochs": 6, "batch_size": 20, "lr": 3e-3}}
 
 
-def statuses(folder: Path) -> list[str]:
-    """Return what the trials' records say; a record is replaced whole, so it can always be read."""
-    return [json.loads(path.read_text())["status"] for path in sorted(folder.glob("trials/*/trial.json"))]
+def records(folder: Path) -> dict[str, Trial]:
+    """Return the trials by name; a record is replaced whole, so it can always be read."""
+    return {trial.name: trial for trial in Ledger(folder / "trials").trials()}
+
+
+def timeless(trial: Trial) -> dict[str, object]:
+    """What two runs of a trial have in common: everything but how long they took."""
+    return {key: value for key, value in vars(trial).items() if key != "seconds"}
+
+
+def trial_process(driver: int) -> int | None:
+    """Return a process that trains for a driver, if there is one."""
+    for pid in sorted(descendants(driver)):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+        except OSError:
+            continue
+        if command.startswith("ray::ImplicitFunc") or "run_trial" in command:
+            return pid
+    return None
 
 
 @pytest.mark.slow
 @pytest.mark.cluster
-@pytest.mark.timeout(300)
-def test_killed_and_run_again_the_leaderboard_is_the_same(made: TuneRun, tmp_path: Path) -> None:
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("ray_session")
+def test_killed_and_run_again_the_leaderboard_is_the_same(tmp_path: Path) -> None:
+    undisturbed = run(tiny(sweep={**TINY["sweep"], **SWEEP}), tmp_path / "undisturbed", Silent())
+    expected = records(tmp_path / "undisturbed")
     spec, folder = tmp_path / "tiny.yaml", tmp_path / "out"
-    spec.write_text(yaml.safe_dump(TINY))
+    spec.write_text(yaml.safe_dump({**TINY, "sweep": {**TINY["sweep"], **SWEEP}}))
     command = [
         sys.executable,
         "-c",
@@ -40,25 +64,44 @@ def test_killed_and_run_again_the_leaderboard_is_the_same(made: TuneRun, tmp_pat
         "--out",
         str(folder),
     ]
-    log = (tmp_path / "log").open("wb")
-    driver = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    chance = random.Random(0)  # noqa: S311
+    kinds = ["driver"] * DRIVER_KILLS + ["trial"] * TRIAL_KILLS
+    chance.shuffle(kinds)
+    log = tmp_path / "log"
     end = time.monotonic() + DEADLINE_S
-    while "finished" not in statuses(folder):
-        assert driver.poll() is None, (tmp_path / "log").read_text()
-        assert time.monotonic() < end, "no trial finished in time"
-        time.sleep(POLL_S)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    at_kill = statuses(folder)
-    assert at_kill.count("finished") < 3, "the kill came too late to test anything"
-    assert not (folder / "leaderboard.parquet").exists()
-    kept = {trial.name: trial for trial in Ledger(folder / "trials").trials() if trial.status == "finished"}
 
-    again = run(tiny(), folder, Silent())
+    def start() -> "subprocess.Popen[bytes]":
+        with log.open("ab") as file:
+            return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
 
-    assert again.leaderboard.equals(made.leaderboard)
-    assert again.chosen.ingredients == made.chosen.ingredients
-    assert again.bundle.version == made.bundle.version
-    for trial in Ledger(folder / "trials").trials():
-        if trial.name in kept:
-            assert trial == kept[trial.name]
+    def told() -> str:
+        return log.read_text()[-2000:]
+
+    driver = start()
+    for kind in kinds:
+        before = len([trial for trial in records(folder).values() if trial.curve])
+        victim: int | None = None
+        while victim is None:
+            assert driver.poll() is None, f"it ended before all kills: {told()}"
+            assert time.monotonic() < end, f"no trial ran in time: {told()}"
+            # Something was done since the last kill, or the next would only hit the start again.
+            if len([trial for trial in records(folder).values() if trial.curve]) > before:
+                victim = trial_process(driver.pid)
+            time.sleep(POLL_S)
+        time.sleep(chance.uniform(0, 0.5))
+        if kind == "driver":
+            os.kill(driver.pid, signal.SIGKILL)
+            driver.wait()
+        else:
+            kill(victim)
+        finished = {name: trial for name, trial in records(folder).items() if trial.status == "finished"}
+        for name, trial in finished.items():
+            assert timeless(trial) == timeless(expected[name])
+        if kind == "driver":
+            driver = start()
+    assert driver.wait(timeout=max(1.0, end - time.monotonic())) == 0, told()
+
+    disturbed = run(tiny(sweep={**TINY["sweep"], **SWEEP}), folder, Silent())
+    assert disturbed.leaderboard.equals(undisturbed.leaderboard)
+    assert disturbed.chosen.ingredients == undisturbed.chosen.ingredients
+    assert disturbed.bundle.version == undisturbed.bundle.version

@@ -19,9 +19,11 @@ from ray_app.spec.tune import TuneSpec
 from ray_app.tune.ledger import Ledger
 from ray_app.tune.report import write_report
 from ray_app.tune.run import TuneRun, run
-from tests.tune.specs import tiny
+from tests.tune.specs import TINY, tiny
 
 pytestmark = pytest.mark.usefixtures("ray_session")
+
+GRID = {"lr": {"grid": [1e-3, 6e-3]}}
 
 
 def test_every_trial_is_on_the_leaderboard_best_first(made: TuneRun) -> None:
@@ -201,3 +203,32 @@ def test_the_shipped_sweeps_are_valid() -> None:
         assert parse(spec.model_dump(mode="json"), TuneSpec, "round trip") == spec
         assert open_dataset(spec.dataset).labels
         assert registry.load("encoders", spec.model.name)
+
+
+def test_only_the_best_weights_are_kept_and_a_finished_sweep_stays_finished(tmp_path: Path) -> None:
+    spec = tiny(
+        sweep={**TINY["sweep"], "keep": 1, "search": "grid", "trials": None, "space": GRID}, combine={}
+    )
+    spec = spec.model_copy(update={"export": spec.export.model_copy(update={"choose": "single"})})
+    done = run(spec, tmp_path / "out", Silent())
+    assert done.leaderboard.num_rows == 3
+    kept = [path.parent.name for path in (tmp_path / "out" / "trials").glob("*/candidate.safetensors")]
+    assert kept == [done.leaderboard["trial"][0].as_py()] == done.chosen.ingredients
+    again = run(spec, tmp_path / "out", Silent())
+    assert again.leaderboard.equals(done.leaderboard)
+
+
+def test_a_trial_that_explodes_is_kept_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
+    space = {"lr": {"grid": [10.0, 1e-3]}}
+    train = {**TINY["sweep"]["train"], "clip": None, "optimizer": {"name": "sgd"}}
+    spec = tiny(sweep={**TINY["sweep"], "search": "grid", "trials": None, "space": space, "train": train})
+    done = run(spec, tmp_path / "out", Silent())
+    rows = {row["config/lr"]: row for row in done.leaderboard.to_pylist()}
+    assert rows[10.0]["status"] == "failed"
+    assert "lower lr (10)" in rows[10.0]["error"]
+    assert rows[1e-3]["status"] == "finished"
+
+
+def test_trials_leave_the_logits_that_combiners_ask_for(made: TuneRun) -> None:
+    kept = list((made.folder / "kept").glob("logits-*.safetensors"))
+    assert len(kept) == made.leaderboard.num_rows
