@@ -81,9 +81,9 @@ _SETTINGS: Mapping[Scale, _Setting] = {
     ),
     "reference": _Setting(
         _resnet,
-        lambda seed: cifar10(seed, train=5000),
+        lambda seed: cifar10(seed, train=10_000),
         0.4,
-        {**_SGD, "lr": 0.05, "epochs": 40, "batch_size": 64},
+        {**_SGD, "lr": 0.02, "epochs": 20, "batch_size": 64},
         3.0,
         range(2),
     ),

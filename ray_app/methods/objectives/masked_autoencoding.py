@@ -46,7 +46,7 @@ class MaskedAutoencoding(Objective):
         self.patch = 0
 
     def begin(self, model: Encoder, rows: TrainBatch) -> None:
-        """Make a decoder as wide as the model's tokens and patches are.
+        """Make a decoder as wide as the model's tokens and patches are; one that is so already is kept.
 
         Raises:
             ValueError: The tokens are no grid of square patches.
@@ -69,7 +69,10 @@ class MaskedAutoencoding(Objective):
                 f"masked_autoencoding: {tokens.shape[1]} tokens do not divide {height} x {width} pixels into "
                 "squares; choose another image_size"
             )
-        self.decode = nn.utils.skip_init(nn.Linear, tokens.shape[2], channels * self.patch**2)
+        width, pixels = tokens.shape[2], channels * self.patch**2
+        if self.decode is not None and self.decode.weight.shape == (pixels, width):
+            return
+        self.decode = nn.utils.skip_init(nn.Linear, width, pixels)
         generator = torch.Generator().manual_seed(self.seed)
         bound = 1 / math.sqrt(tokens.shape[2])
         for parameter in self.decode.parameters():
