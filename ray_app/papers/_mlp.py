@@ -12,8 +12,9 @@ from ray_app.methods.encoders import Encoder, Features, Inputs, Want
 if TYPE_CHECKING:
     from ray_app.methods import Batch
 
-Init = Literal["zero", "simple", "he"]
-"""All weights zero; N(0, 0.1^2) and no bias; or He's: N(0, 2 / width) and no bias."""
+Init = Literal["zero", "simple", "he", "usual"]
+"""All weights zero; N(0, 0.1^2) and no bias; He's: N(0, 2 / width) and no bias; or torch's own: weights and
+biases uniform within 1 / sqrt(width)."""
 
 
 class Mlp(Encoder):
@@ -39,6 +40,11 @@ class Mlp(Encoder):
         layers = [nn.utils.skip_init(nn.Linear, before, after) for before, after in sizes]
         generator = torch.Generator().manual_seed(seed)
         for layer in layers:
+            if init == "usual":
+                bound = layer.in_features**-0.5
+                nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+                nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+                continue
             std = {"zero": 0.0, "simple": 0.1, "he": (2 / layer.in_features) ** 0.5}[init]
             nn.init.normal_(layer.weight, std=std, generator=generator)
             nn.init.zeros_(layer.bias)
@@ -65,3 +71,29 @@ class Mlp(Encoder):
     def portable(self) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Return what constructs it anew."""
         return dict(self._options), {}
+
+
+class VectorMlp(Mlp):
+    """The same with two hidden layers and torch's own initial weights, on rows that are vectors already.
+
+    Args:
+        inputs: Width of the rows.
+        dim: Width of each hidden layer.
+        num_classes: Width of the logits.
+        seed: Of the weights.
+    """
+
+    modality = "tensor"
+
+    def __init__(self, *, inputs: int, dim: int, num_classes: int, seed: int) -> None:
+        super().__init__(widths=(dim, dim), inputs=inputs, num_classes=num_classes, init="usual", seed=seed)
+
+    def preprocess(self, batch: "Batch") -> Tensor:
+        """Return float32 [n, inputs] of the column `tensor`."""
+        return torch.from_numpy(batch[self.column])
+
+
+def vectors(batch: "Batch") -> "Batch":
+    """Return a batch of equally large images with the column `tensor`, float32 [n, pixels] in 0..1."""
+    images = batch["image"]
+    return {**batch, "tensor": images.reshape(len(images), -1).astype("float32") / 255}

@@ -21,6 +21,7 @@ Cost: each pass projects anew: dense O(D d), Fastfood O(D log d). d numbers trai
 """
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 # Four gigabytes in float32.
 _MOST_DENSE = 2**30
+_FACTOR = 64
 
 
 class Intrinsic(Adapter):
@@ -195,11 +197,21 @@ class _Fastfood(_Projection):
 
 
 def walsh_hadamard(x: Tensor) -> Tensor:
-    """Return H x for each row of x [m, b], b a power of two; H has entries 1 and -1, in the natural order."""
+    """Return H x for each row of x [m, b], b a power of two; H has entries 1 and -1, in natural order."""
     m, b = x.shape
-    half = 1
-    while half < b:
-        pairs = x.view(m, b // (2 * half), 2, half)
-        x = torch.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], 2).view(m, b)
-        half *= 2
+    done = 1
+    while done < b:
+        # H of a product of sizes is a Kronecker product: few matrix products beat log b rounds of sums.
+        k = min(_FACTOR, b // done)
+        parts = x.view(m, b // (done * k), k, done).transpose(2, 3)
+        x = (parts @ _hadamard(k).to(x)).transpose(2, 3).reshape(m, b)
+        done *= k
     return x
+
+
+@cache
+def _hadamard(k: int) -> Tensor:
+    if k == 1:
+        return torch.ones(1, 1)
+    half = _hadamard(k // 2)
+    return torch.cat([torch.cat([half, half], 1), torch.cat([half, -half], 1)])
