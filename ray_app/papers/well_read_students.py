@@ -13,7 +13,7 @@ from ray_app.methods.encoders import Encoder
 from ray_app.papers import Claim, Outcome, Paper, Scale, lead
 from ray_app.papers._bert import Words, words_of
 from ray_app.papers._installed import MODULES, PACKAGES
-from ray_app.papers._rows import Parts, drawn, features_of, train_on
+from ray_app.papers._rows import Parts, choose, drawn, features_of, train_on
 from ray_app.papers._texts import docstrings, reference
 
 if TYPE_CHECKING:
@@ -103,27 +103,24 @@ def reproduce(scale: Scale) -> list[Outcome]:
 def docstrings_of(seed: int) -> _Setting:
     """Which package a documentation string comes from."""
     texts = docstrings(PACKAGES, modules=MODULES, max_chars=300)
-    train, test, unlabelled = drawn(texts, [200, 300, 900], seed)
+    train, test, unlabelled = drawn(texts, [60, 300, 1200], seed)
     return _Setting(
         parts=Parts(train, test, test),
         unlabelled=unlabelled,
         classes=len(PACKAGES),
         vocabulary=1000,
-        max_length=32,
+        max_length=24,
         student=(1, 32),
-        teacher=(2, 64),
-        epochs={"read": 12, "distil": 12, "tune": 20, "teacher": 12},
-        batch=50,
-        rates={"read": 5e-3, "distil": 5e-3, "tune": 3e-3, "teacher": 2e-3},
+        teacher=(1, 64),
+        epochs={"read": 8, "distil": 6, "tune": 30, "teacher": 10},
+        batch=100,
+        rates={"read": 5e-3, "distil": 5e-3, "tune": 5e-3, "teacher": 3e-3},
     )
 
 
 def intents_of(seed: int) -> _Setting:
     """Which of 150 intents an utterance has; ten labelled utterances of each for the student."""
-    everything = reference("clinc150/train.parquet", ["label"], seed=seed)
-    everything["label"] = everything["label"].astype(np.int64)
-    tested = reference("clinc150/test.parquet", ["label"], limit=2000, seed=seed)
-    tested["label"] = tested["label"].astype(np.int64)
+    everything, tested = (_intents(split, seed) for split in ("train", "test"))
     train, unlabelled = drawn(everything, [1500, 9000], seed)
     return _Setting(
         parts=Parts(train, tested, tested),
@@ -137,6 +134,12 @@ def intents_of(seed: int) -> _Setting:
         batch=64,
         rates={"read": 3e-3, "distil": 3e-3, "tune": 2e-3, "teacher": 1e-3},
     )
+
+
+def _intents(split: str, seed: int) -> "Batch":
+    batch = reference(f"clinc150/{split}.parquet", ["label", "is_oos"], seed=seed)
+    kept = choose(batch, ~batch["is_oos"].astype(bool))
+    return {"text": kept["text"], "label": kept["label"].astype(np.int64)}
 
 
 def measure(setting: _Setting, seed: int) -> dict[str, float]:
