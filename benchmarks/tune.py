@@ -1,4 +1,8 @@
-"""Soups and merges against what one would write instead: `python -m benchmarks.tune [--quick]`.
+"""Sweeps, soups and merges against what one would write instead: `python -m benchmarks.tune [--quick]`.
+
+    sweep_efficiency         the trials' seconds of training over cores times the seconds of the sweep, from
+                             reading rows to the last trial's end; 1 is the most possible
+    trial_overhead_s         seconds between short trials one after the other, beside their training
 
     greedy_soup_time_ratio   seconds of a greedy soup of the most candidates over those of as many bare
                              evaluations (load, run); 1 is the least possible
@@ -30,6 +34,8 @@ from benchmarks._pairs import Pair, Timing, arguments, measure, report
 from benchmarks._tune_roles import make_candidates
 
 ROOT = Path(__file__).parent.parent
+# Short trials, one after the other, of which the first pays for the process.
+_SHORT = 12
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,12 @@ class Plan:
     shapes: Sequence[tuple[int, ...]] = ((512, 512),) * 12
     merged: int = 8
     """Candidates of a merge."""
+    trial_s: float = 10.0
+    """Of training, each trial of the sweep."""
+    trials: int = 16
 
 
-QUICK = Plan(counts=(4, 16), rows=256, rounds=1)
+QUICK = Plan(counts=(4, 16), rows=256, rounds=1, trial_s=5.0, trials=4)
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,24 @@ def role(name: str, folder: Path, n: int, rows: int) -> Took:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
     return Took(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def sweeps(plan: Plan) -> dict[str, float]:
+    """Measure sweeps, in a process of their own, and print a line."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
+    with tempfile.TemporaryDirectory() as name:
+        given = [name, str(plan.trial_s), str(plan.trials), str(_SHORT)]
+        command = [sys.executable, "-m", "benchmarks._sweeps", *given]
+        done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(
+        f"{plan.trials} trials of {found['trial_s']:.1f} s: {found['efficiency']:.2f} of the cores' time is"
+        f" training; {found['overhead']:.2f} s beside each short trial"
+    )
+    return {
+        "sweep_efficiency": round(found["efficiency"], 4),
+        "trial_overhead_s": round(found["overhead"], 4),
+    }
 
 
 def soups(plan: Plan) -> dict[str, float]:
@@ -123,7 +150,7 @@ def main(argv: Sequence[str] | None = None, plan: Plan | None = None) -> None:
     quick = arguments(__doc__, argv)
     plan = plan or (QUICK if quick else Plan())
     torch.set_num_threads(1)
-    found = soups(plan)
+    found = {**sweeps(plan), **soups(plan)}
     deviations = [errors(seed, k) for seed, k in ((0, 2), (1, 8), (2, 64))]
     worst = {name: max(one[name] for one in deviations) for name in deviations[0]}
     print("\nlargest deviation from a naive reference in float64, of 2, 8 and 64 candidates")
