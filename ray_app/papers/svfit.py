@@ -101,7 +101,7 @@ def _cifar(seed: int) -> _Recipe:
         half_of_cifar(seed),
         part=8,
         training={"epochs": 30, "weight_decay": 0, "seed": seed},
-        rates={"svfit": [0.03, 0.1], "lora": [3e-3, 1e-2, 3e-2], "linear_probe": [0.01, 0.1]},
+        rates={"svfit": [0.1, 0.3], "lora": [3e-3, 1e-2, 3e-2], "linear_probe": [0.1, 0.3]},
     )
 
 
