@@ -1,7 +1,7 @@
 """What a sweep takes beside training: `python -m benchmarks._sweeps FOLDER SECONDS TRIALS SHORT`.
 
-Its last line is JSON: `efficiency`, the trials' seconds of training over cores times those of the sweep, its start
-among them; `overhead`, seconds from the end of one short trial to the end of the next on one core,
+Its last line is JSON: `efficiency`, the trials' seconds of training over cores times those of the sweep, its
+start among them; `overhead`, seconds from the end of one short trial to the end of the next on one core,
 less those of training.
 """
 
