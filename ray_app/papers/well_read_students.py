@@ -1,5 +1,6 @@
 """Paper 15: a small model learns more from a teacher when it has read before, even the same texts."""
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 
 from ray_app.errors import SpecError
 from ray_app.methods.encoders import Encoder
+from ray_app.metrics.classification import accuracy
 from ray_app.papers import Claim, Outcome, Paper, Scale, lead
 from ray_app.papers._bert import Words, words_of
 from ray_app.papers._installed import MODULES, PACKAGES
@@ -200,4 +202,4 @@ def _trained(setting: _Setting, words: Words, seed: int) -> dict[str, Encoder]:
 
 def _accuracy(encoder: Encoder, batch: "Batch") -> float:
     logits = features_of(encoder, batch, {"logits"}).logits
-    return float((logits.argmax(1).numpy() == batch["label"]).mean())
+    return math.nan if logits is None else accuracy(logits.numpy(), batch["label"])

@@ -117,7 +117,7 @@ class _Reader(threading.local):
 
         found = path.stat()
         what = (path, found.st_ino, found.st_mtime_ns)
-        file, left = self._open.pop(what, (None, 0))
+        file, left = self._open.pop(what, None) or (safe_open(path, "pt"), self.window)
         if left <= 0:
             file, left = safe_open(path, "pt"), self.window
         tensor: Tensor = file.get_tensor(name)

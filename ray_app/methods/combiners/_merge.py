@@ -82,7 +82,9 @@ class Mean:
     def add(self, other: Weights) -> None:
         """Grow by one."""
         for name in self._mix.names:
-            self._apart[name] = self._grown(other, name, wide(self._first[name]))
+            grown = self._grown(other, name, wide(self._first[name]))
+            # In place: memory that is given back and asked for again at each addition falls into pieces.
+            self._apart[name] = self._apart[name].copy_(grown) if name in self._apart else grown
         self.count += 1
 
     def _grown(self, other: Weights, name: str, first: Tensor) -> Tensor:
