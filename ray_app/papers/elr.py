@@ -9,6 +9,7 @@ import numpy as np
 from ray_app import registry
 from ray_app.errors import SpecError
 from ray_app.methods.encoders import Encoder
+from ray_app.methods.objectives.early_learning import EarlyLearning
 from ray_app.metrics.classification import accuracy
 from ray_app.papers import Claim, Outcome, Paper, Scale, lead, reaches, stays
 from ray_app.papers._cifar import SIZE, cifar10
@@ -149,7 +150,7 @@ def _measure(setting: _Setting, name: str, seed: int) -> dict[str, float]:
         "memorised": float((predicted[wrong] == given[wrong]).mean()),
         "given": float((~wrong).mean()),
     }
-    if name == "early_learning":
+    if isinstance(objective, EarlyLearning):
         found["relabelled"] = float((objective.relabel().numpy() == truth).mean())
     return found
 

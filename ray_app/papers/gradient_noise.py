@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-import numpy as np
-
 from ray_app.errors import SpecError
 from ray_app.metrics.classification import accuracy
 from ray_app.papers import Claim, Outcome, Paper, Scale, lead, reaches, stays
@@ -93,9 +91,9 @@ def reproduce(scale: Scale) -> list[Outcome]:
         for noisy in (False, True)
     }
     details = {
-        f"{init}, {'noise' if noisy else 'none'}: {what}": float(value)
+        f"{init}, {'noise' if noisy else 'none'}: {what}": value
         for (init, noisy), values in found.items()
-        for what, value in {"best": max(values), "mean": np.mean(values)}.items()
+        for what, value in {"best": max(values), "mean": sum(values) / len(values)}.items()
     }
     return [
         stays("zero_start_needs_it", found["zero", False], most=0.15, seeds=seeds, details=details),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ray_app import registry
 from ray_app.errors import SpecError
@@ -141,15 +142,22 @@ def _measure(setting: _Setting, seed: int) -> dict[str, float]:
         _pretrain(net, whole, target, setting.epochs[1], seed)
         nets[name], objectives[name] = net, objective
     found: dict[str, float] = {}
-    states = {name: features_of(net, second.test, {"tokens"}).tokens for name, net in nets.items()}
+    states = {name: _states(net, second.test) for name, net in nets.items()}
     for name, net in nets.items():
-        pairs = zip(net.net.parameters(), start.net.parameters(), strict=True)
+        pairs = zip(net.parameters(), start.parameters(), strict=True)
         moved = sum(float((a - b).detach().square().sum()) for a, b in pairs) ** 0.5
         found[f"{name}: weights moved"] = moved
         found[f"{name}: states moved"] = float((states[name] - states["start"]).square().mean())
         found[f"{name}: masked error"] = _error(net, objectives[name], second.test)
         found[f"{name}: accuracy"] = _downstream(setting, net, second, seed)
     return found
+
+
+def _states(net: Encoder, batch: "Batch") -> Tensor:
+    tokens = features_of(net, batch, {"tokens"}).tokens
+    if tokens is None:
+        raise ValueError("self_distill_pretrain: the network gives no tokens")
+    return tokens
 
 
 def _pretrain(net: Encoder, objective: Objective, batch: "Batch", epochs: int, seed: int) -> None:

@@ -18,7 +18,7 @@ def outcomes(reproduced: Mapping[str, Sequence[Outcome]]) -> dict[str, Outcome]:
 
 @pytest.mark.slow
 def test_every_claim_is_tested(outcomes: dict[str, Outcome]) -> None:
-    # None of them is asserted: at this scale the student and the network without a teacher are too much alike.
+    # None of them is asserted: at this scale a teacher makes hardly any difference.
     assert list(outcomes) == [claim.name for claim in PAPER.claims]
 
 

@@ -193,7 +193,8 @@ class SequentialBoosting(Head):
 
         rng = np.random.default_rng(self.seed)
         n, c = truth.shape
-        made, total = [], np.zeros((n, c))
+        made: list[tuple[np.ndarray, ...]] = []
+        total = np.zeros((n, c))
         for _ in range(self.steps):
             proba = _softmax(total)
             rows = rng.permutation(n)[: max(1, round(self.subsample * n))]
