@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ray_app.methods.encoders import Encoder, Features, Inputs, Want
+from ray_app.methods.encoders import Encoder, Features, Inputs, Modality, Want
 
 if TYPE_CHECKING:
     from ray_app.methods import Batch
@@ -28,7 +28,7 @@ class Mlp(Encoder):
         seed: Of the weights.
     """
 
-    modality = "image"
+    modality: Modality = "image"
 
     def __init__(
         self, *, widths: Sequence[int], inputs: int, num_classes: int, init: Init = "he", seed: int = 0
@@ -83,7 +83,7 @@ class VectorMlp(Mlp):
         seed: Of the weights.
     """
 
-    modality = "tensor"
+    modality: Modality = "tensor"
 
     def __init__(self, *, inputs: int, dim: int, num_classes: int, seed: int) -> None:
         super().__init__(widths=(dim, dim), inputs=inputs, num_classes=num_classes, init="usual", seed=seed)
