@@ -116,6 +116,9 @@ class Train(Spec):
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps over which the learning rate rises; it falls by a cosine after them."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    cycles: int = Field(default=1, ge=1)
+    """How often the cosine falls, each time from lr. A trial's weights at the end of each cycle are what the
+    combiner `snapshot` takes."""
     clip: float | None = Field(default=1.0, gt=0)
     """Largest norm of the gradient; null: any."""
     amp: Literal["off", "bfloat16", "float16"] = "off"
@@ -132,6 +135,21 @@ class Train(Spec):
     """Which weights train, and how; null: all of them."""
     seed: int = Field(default=0, ge=0)
     """Of the order of rows, augmentation and dropout."""
+
+    @model_validator(mode="after")
+    def _cycles_end_with_epochs(self) -> "Train":
+        if self.cycles == 1:
+            return self
+        if self.schedule != "cosine" or self.epochs % self.cycles:
+            raise ValueError(
+                f"cycles: {self.cycles} need schedule: cosine and epochs that they divide, "
+                f"got {self.schedule} and {self.epochs}"
+            )
+        if self.adapter is not None or self.patience is not None:
+            raise ValueError(
+                "cycles: leave out adapter and patience; a cycle's weights are plain ones, at its end"
+            )
+        return self
 
     @model_validator(mode="after")
     def _labels_can_be_mixed(self) -> "Train":

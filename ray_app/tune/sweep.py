@@ -132,6 +132,9 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
             if epoch.last:
                 _leave(shared, ledger.weights(trial.name), encoder, validation)
                 trial.status = "finished"
+            elif how.cycles > 1 and epoch.number % (how.epochs // how.cycles) == 0:
+                cycle = epoch.number // (how.epochs // how.cycles)
+                write_state(ledger.snapshot(trial.name, cycle), encoder.state_dict())
             ledger.write(trial)
             tune.report(trial.curve[-1])
 

@@ -329,12 +329,15 @@ def _average(model: nn.Module, decay: float) -> Any:
 
 def _schedule(how: Train, steps: int) -> Callable[[int], float]:
     rising = max(1, round(how.warmup * steps))
+    length = steps / how.cycles
 
     def factor(step: int) -> float:
         if step < rising:
             return (step + 1) / rising
         if how.schedule == "constant":
             return 1.0
-        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+        cycle = int(step / length)
+        begun = max(rising, cycle * length)
+        return 0.5 * (1 + math.cos(math.pi * (step - begun) / max(1, (cycle + 1) * length - begun)))
 
     return factor

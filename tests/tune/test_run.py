@@ -221,3 +221,20 @@ def test_only_the_best_weights_are_kept_and_a_finished_sweep_stays_finished(tmp_
 def test_trials_leave_the_logits_that_combiners_ask_for(made: TuneRun) -> None:
     kept = list((made.folder / "kept").glob("logits-*.safetensors"))
     assert len(kept) == made.leaderboard.num_rows
+
+
+def test_a_trials_cycles_become_a_snapshot_ensemble(tmp_path: Path) -> None:
+    train = {**TINY["sweep"]["train"], "epochs": 4, "cycles": 2}
+    spec = tiny(
+        sweep={**TINY["sweep"], "trials": 1, "train": train, "space": {}},
+        combine={"greedy_soup": {"name": "greedy_soup"}, "cycles": {"name": "snapshot"}},
+    )
+    done = run(spec, tmp_path / "out", Silent())
+    assert [path.name for path in (tmp_path / "out" / "trials" / "00000").glob("cycle-*")] == [
+        "cycle-0001.safetensors"
+    ]
+    found = next(result for result in done.results if result.name == "cycles")
+    single = next(result for result in done.results if result.name == "single")
+    assert found.value >= single.value
+    steps = {step.ingredient for step in found.history}
+    assert {"00000", "00000@1"} <= steps

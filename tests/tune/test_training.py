@@ -1,6 +1,7 @@
 """The training loop: it learns, repeats itself to the bit, and says what is wrong."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from ray_app.papers._probe import Probe
 from ray_app.spec import parse
 from ray_app.spec.train import Augment, Train
 from ray_app.tune.start import fine_tune, objective_for
-from ray_app.tune.training import Epoch, Rows, logits_of, recalibrate, train
+from ray_app.tune.training import Epoch, Rows, _schedule, logits_of, recalibrate, train
 
 
 class Small(Encoder):
@@ -415,3 +416,30 @@ def test_several_objectives_are_logged_each_and_summed() -> None:
     fine_tune(model, rows(), how, lambda epoch: logged.append(epoch.logged))
     total = 2 * logged[0]["cross_entropy.loss"] + 0.5 * logged[0]["early_learning.loss"]
     assert logged[0]["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_the_cosine_falls_once_a_cycle() -> None:
+    how = Train(epochs=4, cycles=2, warmup=0.1)
+    factor = _schedule(how, 40)
+    rates = [factor(step) for step in range(40)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0
+    assert rates[19] < 0.02
+    assert rates[20] == 1.0
+    assert rates[30] == pytest.approx(0.5)
+    assert rates[39] < 0.01
+    once = _schedule(Train(epochs=4, warmup=0.1), 40)
+    assert [once(step) for step in range(4, 40)] == sorted((once(s) for s in range(4, 40)), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 5, "cycles": 2}, "2 need schedule: cosine and epochs that they divide, got cosine and 5"),
+        ({"epochs": 4, "cycles": 2, "schedule": "constant"}, "got constant and 4"),
+        ({"epochs": 4, "cycles": 2, "patience": 1}, "leave out adapter and patience"),
+    ],
+)
+def test_cycles_that_end_nowhere_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Train(**settings)
