@@ -47,8 +47,9 @@ def rows_of(encoder: Encoder, batch: "Batch") -> Rows:
     """Return a batch as the encoder's training takes it; a batch without labels has class 0 throughout."""
     inputs = encoder.preprocess(batch)
     n = len(batch[encoder.column])
-    labels = torch.from_numpy(batch["label"]) if "label" in batch else torch.zeros(n, dtype=torch.int64)
-    return Rows(inputs, labels)
+    # A file may hold them in fewer bytes.
+    labels = np.array(batch["label"], dtype=np.int64) if "label" in batch else np.zeros(n, dtype=np.int64)
+    return Rows(inputs, torch.from_numpy(labels))
 
 
 def train_on(

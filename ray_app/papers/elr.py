@@ -85,7 +85,7 @@ _SETTINGS: Mapping[Scale, _Setting] = {
         lambda seed: cifar10(seed, train=10_000),
         0.4,
         {**_SGD, "lr": 0.02, "epochs": 20, "batch_size": 64},
-        3.0,
+        7.0,
         range(2),
     ),
 }
