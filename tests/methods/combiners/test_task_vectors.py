@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ray_app import registry
 from ray_app.errors import SpecError
-from ray_app.methods.combiners._merge import generator_for
+from ray_app.methods.combiners._merge import Mix, generator_for
 from ray_app.methods.combiners.ties import _largest
 from tests.combining import MIXED, Plain, assert_mixture, candidates, made_by, vector, vectors
 
@@ -158,3 +158,8 @@ def test_without_a_start_it_is_refused(name: str) -> None:
 def test_wrong_options_are_one_line(name: str, options: dict, message: str) -> None:
     with pytest.raises(SpecError, match=f"{name}: {message}"):
         registry.build("combiners", name, options)
+
+
+def test_neither_counters_nor_statistics_are_mixed() -> None:
+    evaluate = Plain()
+    assert Mix(evaluate.state(0), evaluate).names == list(MIXED)
