@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
-from ray_app.methods.adapters import Adapter
+from ray_app.methods.adapters import Adapter, _hold
 from ray_app.methods.adapters._change import Shift
 from ray_app.methods.adapters.bitfit import BitFit
 from ray_app.methods.adapters.full import Full
@@ -150,6 +150,13 @@ class MergesWhatItCannot(NMTune):
         return model
 
 
+class HoldsItsOwn(NMTune):
+    def attach(self, model: Encoder) -> Encoder:
+        super().attach(model)
+        _hold(list(model.modules()))
+        return model
+
+
 class MovesTheFrozen(LinearProbe):
     def penalty(self, model: Encoder) -> Tensor | None:
         with torch.no_grad():
@@ -193,7 +200,11 @@ def test_a_broken_adapter_is_noticed(make: Callable[[], Adapter], sentence: str)
 
 @pytest.mark.parametrize(
     ("make", "sentence"),
-    [(PenalisesWithAVector, "finite scalar"), (MergesWhatItCannot, "must raise ValueError")],
+    [
+        (PenalisesWithAVector, "finite scalar"),
+        (MergesWhatItCannot, "must raise ValueError"),
+        (HoldsItsOwn, "must learn its statistics"),
+    ],
 )
 def test_a_broken_adapter_that_does_not_merge_is_noticed(make: Callable[[], Adapter], sentence: str) -> None:
     with pytest.raises(AssertionError, match=sentence):

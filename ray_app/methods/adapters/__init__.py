@@ -58,6 +58,8 @@ class Adapter(ABC):
         found = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
         orders = {name: list(module._parameters) for name, module in model.named_modules()}
         self._check(model)
+        # Before anything is added: a norm that the adapter brings has to learn its statistics.
+        counting = [m for m in model.modules() if any(name.startswith("running_") for name in m._buffers)]
         for parameter in model.parameters():
             parameter.requires_grad = False
         try:
@@ -66,7 +68,7 @@ class Adapter(ABC):
             _mark(model, found)
             raise
         if self.holds_statistics:
-            _hold(model)
+            _hold(counting)
         model.__dict__[_RECORD] = {"name": self.name, "requires_grad": found, "orders": orders}
         return model
 
@@ -141,12 +143,11 @@ def _still(module: "nn.Module", _: Any) -> None:
     module.training = False
 
 
-def _hold(model: "Encoder") -> None:
-    """Keep every module with running statistics in eval mode."""
-    for module in model.modules():
-        if any(name.startswith("running_") for name in module._buffers):
-            # Hooks, unlike overridden methods, survive copies.
-            module.register_forward_pre_hook(_still)
+def _hold(modules: "list[nn.Module]") -> None:
+    """Keep modules in eval mode."""
+    for module in modules:
+        # Hooks, unlike overridden methods, survive copies.
+        module.register_forward_pre_hook(_still)
 
 
 def _let_go(model: "Encoder") -> None:

@@ -93,6 +93,14 @@ def test_a_copy_can_be_made_between_pass_and_penalty() -> None:
     assert NMTune().penalty(model) is not None
 
 
+def test_its_own_norm_learns_statistics_and_the_encoders_does_not() -> None:
+    model = attached().train()
+    model(pixels(), {"logits"})
+    hidden = model.classifier.nmtune.up(traps()(pixels()).pooled)
+    torch.testing.assert_close(model.classifier.nmtune.norm.running_mean, 0.1 * hidden.mean(0))
+    assert torch.equal(model.norm.running_mean, traps().get_buffer("norm.running_mean"))
+
+
 def test_a_last_batch_of_one_row_trains() -> None:
     model = attached().train()
     before = model.classifier.nmtune.norm.running_mean.clone()
