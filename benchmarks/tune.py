@@ -35,7 +35,7 @@ from benchmarks._tune_roles import make_candidates
 
 ROOT = Path(__file__).parent.parent
 # Short trials, one after the other, of which the first pays for the process.
-_SHORT = 12
+_SHORT = 8
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,12 @@ def test_reports_every_metric(capsys: pytest.CaptureFixture[str], monkeypatch: p
     monkeypatch.setattr(
         tune, "role", lambda name, folder, n, rows: tune.Took(3.0 if name == "bare" else 3.3, peaks[name], n)
     )
-    main(["--quick"], Plan(counts=(2,), rows=8, rounds=1, shapes=((16, 16),), merged=3))
+    small = Plan(counts=(2,), rows=8, rounds=1, shapes=((16, 16),), merged=3, trial_s=0.3, trials=2)
+    main(["--quick"], small)
     numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"greedy_soup_time_ratio", "greedy_soup_peak_models", "max_merge_error"} <= set(numbers)
+    assert 0 < numbers["sweep_efficiency"] <= 1
+    assert 0 < numbers["trial_overhead_s"] < 10
     assert numbers["max_merge_error"] < 1e-6
     assert numbers["mergekit_max_difference"] < 1e-5
     assert numbers["greedy_soup_peak_models"] == pytest.approx(1.8)

@@ -86,3 +86,22 @@ def test_says_what_is_wrong() -> None:
     objective = registry.build("objectives", "masked_lm", OPTIONS, dim=8)
     with pytest.raises(TypeError, match="give a text encoder with `long: cut`"):
         objective.loss(Echo(), TrainBatch(torch.zeros(2, 3)), 0, torch.Generator())
+
+
+def test_the_generator_is_the_only_source_of_chance_and_the_decoder_travels() -> None:
+    """What the suite of objectives checks on pixels."""
+    from safetensors.torch import load, save
+
+    def loss(objective: nn.Module, seed: int) -> Tensor:
+        return objective.loss(Echo(), batch(20), 0, torch.Generator().manual_seed(seed))["loss"]
+
+    first = registry.build("objectives", "masked_lm", {**OPTIONS, "seed": 0}, dim=8)
+    before = torch.random.get_rng_state()
+    assert loss(first, 3).item() == loss(first, 3).item() != loss(first, 4).item()
+    assert torch.equal(before, torch.random.get_rng_state())
+    other = registry.build("objectives", "masked_lm", {**OPTIONS, "seed": 1}, dim=8)
+    assert loss(other, 3).item() != loss(first, 3).item()
+    other.load_state_dict(load(save(first.state_dict())))
+    assert loss(other, 3).item() == loss(first, 3).item()
+    loss(first, 3).backward()
+    assert all(parameter.grad is not None for parameter in first.parameters())
