@@ -177,8 +177,12 @@ class OnRows(Evaluate):
             yield made
 
     def recalibrate(self, weights: Weights) -> Weights:
-        """Return the weights with normalisation statistics of their own; the same where there are none."""
-        if not self.statistics:
+        """Return the weights with normalisation statistics of their own; the same where there are none.
+
+        Statistics that all candidates have in common were held while they trained (adapters do so): weights
+        between theirs fit them as well as theirs do, and they stay.
+        """
+        if not self.statistics or self._held:
             return weights
         fill(self._encoder, weights)
         recalibrate(self._encoder, self._training)
@@ -186,13 +190,27 @@ class OnRows(Evaluate):
         fitting = {name: own[name].cpu().clone() for name in self.statistics}
         return Lazy(weights, lambda name: fitting[name] if name in fitting else weights[name])
 
+    def look_at(self, candidates: Sequence[Candidate]) -> None:
+        """Find out whether candidates and start have their normalisation statistics in common."""
+        known = [one.load() for one in candidates] + ([self.start] if self.start is not None else [])
+        first, *others = known
+        self._held = bool(others) and all(
+            torch.equal(first[name], other[name])
+            for name in sorted(self.statistics)
+            for other in others
+            if name in first and name in other
+        )
+
     def gradient(self, weights: Weights, rows: Tensor, log_temperature: float) -> Gradient:
         """Return the gradient of the cross-entropy on these rows, and with their normalisation statistics."""
         fill(self._encoder, weights)
         batch = self._rows[rows].to(self._encoder.device)
         scale = torch.tensor(log_temperature, requires_grad=True, device=self._encoder.device)
         parameters = dict(self._encoder.named_parameters())
-        with torch.enable_grad(), _differentiable(self._encoder, batch_statistics=len(rows) > 1):
+        with (
+            torch.enable_grad(),
+            _differentiable(self._encoder, batch_statistics=len(rows) > 1 and not self._held),
+        ):
             logits = self._encoder(batch.inputs, {"logits"}).logits
             loss = nn.functional.cross_entropy(logits * scale.exp(), batch.labels)
             *slopes, slope = torch.autograd.grad(loss, [*parameters.values(), scale], allow_unused=True)
@@ -233,6 +251,7 @@ class OnRows(Evaluate):
         return soup_against_ensemble(ends, line, self._rows.labels.numpy(), mix=mix, step=step)
 
     _unkept = 0
+    _held = False
 
     @cached_property
     def _scratch(self) -> "tempfile.TemporaryDirectory[str]":
@@ -282,6 +301,7 @@ def combine_all(
         found = _read(name, place, key)
         if found is None:
             combiner: Combiner = method.build("combiners") if method else _Single()
+            evaluate.look_at(candidates)
             try:
                 combined = combiner.combine(candidates, evaluate)
             except ValueError as error:
@@ -295,8 +315,13 @@ def choose(results: Sequence[Result], wanted: str) -> Result:
     """Return the result to export: the one named, or the best on validation rows, then the cheapest."""
     if wanted != "best":
         return next(result for result in results if result.name == wanted)
-    # Among equals a soup goes before the single candidate: it averages away some of the luck of selection.
-    return min(results, key=lambda result: (-result.value, len(result.files), result.name == SINGLE))
+
+    def place(result: Result) -> tuple[float, int, bool, bool]:
+        # Among equals a soup goes before the single candidate: it averages away some of the luck of choice.
+        # One that gave way to the best candidate is no soup, and goes by that candidate's name.
+        return -result.value, len(result.files), len(result.ingredients) == 1, result.name != SINGLE
+
+    return min(results, key=place)
 
 
 class _Single(Combiner):

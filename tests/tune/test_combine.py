@@ -14,7 +14,7 @@ from ray_app.errors import RunError
 from ray_app.methods.combiners import Candidate, Lazy
 from ray_app.methods.encoders import Encoder, Features
 from ray_app.spec import Method
-from ray_app.tune.combine import Kept, OnRows, combine_all, fill
+from ray_app.tune.combine import Kept, OnRows, Result, choose, combine_all, fill
 from ray_app.tune.store import file_key, open_state, read_state, write_state
 from ray_app.tune.training import Rows, logits_of
 
@@ -261,3 +261,35 @@ def test_the_gap_between_soup_and_ensemble_is_foreseen() -> None:
     still = evaluate.gap(same, same)
     assert still["measured"] == pytest.approx(0, abs=1e-6)
     assert still["predicted"] == pytest.approx(0, abs=1e-4)
+
+
+def test_statistics_that_all_candidates_have_in_common_stay(evaluate: OnRows, tmp_path: Path) -> None:
+    """As after adapters, which hold those of the start: to find them anew would make other networks."""
+    start = state_of(0)
+    held = {name: tensor for name, tensor in start.items() if name.startswith("norm.running")}
+    alike = [{**state_of(seed), **held} for seed in (1, 2)]
+    for states, stays in ((alike, True), ([alike[0], state_of(2)], False)):
+        candidates = [
+            Candidate(str(i), float("nan"), lambda state=state: state)  # type: ignore[misc]  # its default's type
+            for i, state in enumerate(states)
+        ]
+        evaluate.look_at(candidates)
+        mixed = evaluate.recalibrate(states[0])
+        assert torch.equal(mixed["norm.running_mean"], states[0]["norm.running_mean"]) == stays
+    # Of one candidate alone nothing can be said, but that the start has the same.
+    evaluate.look_at(candidates[:1])
+    assert evaluate.recalibrate(states[0]) is not states[0]
+    evaluate.start = start
+    evaluate.look_at(candidates[:1])
+    assert evaluate.recalibrate(states[0]) is states[0]
+
+
+def test_what_gave_way_to_the_best_candidate_is_exported_as_that() -> None:
+    def result(name: str, value: float, ingredients: list[str], files: int = 1) -> Result:
+        return Result(name, [Path(str(i)) for i in range(files)], ingredients, value, 0.0, 0.0, [])
+
+    single, fallen = result("single", 0.8, ["a"]), result("soup", 0.8, ["a"])
+    assert choose([single, fallen], "best").name == "single"
+    assert choose([single, fallen, result("mean", 0.8, ["a", "b"])], "best").name == "mean"
+    assert choose([single, result("votes", 0.8, ["a", "b"], 2)], "best").name == "single"
+    assert choose([single, result("votes", 0.9, ["a", "b"], 2)], "best").name == "votes"
