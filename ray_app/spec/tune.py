@@ -1,6 +1,6 @@
 """What `tune/*.yaml` may say: stages to a shared start, a sweep from it, what to combine and export."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,8 +8,6 @@ from ray_app import registry
 from ray_app.spec import Combiner, Detector, Encoder, Head, Key, Method, Spec, Transform
 from ray_app.spec.space import check, combinations, conditions, corners
 from ray_app.spec.train import Train, settings
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 _USUAL_TRIALS = 8
 

@@ -17,6 +17,7 @@ from ray_app.errors import RunError
 from ray_app.methods.encoders import Encoder
 from ray_app.metrics.classification import accuracy, nll
 from ray_app.progress import Reporter, Work
+from ray_app.session import keep_freed_memory
 from ray_app.spec import Method
 from ray_app.spec.train import settings
 from ray_app.spec.tune import Sweep
@@ -113,6 +114,7 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     trial = Trial(config["name"], config["config"])
     ledger.write(trial)
     torch.set_num_threads(max(1, int(shared.sweep.resources.cpu)))
+    keep_freed_memory()
     training, validation = ray.get([shared.training, shared.validation])
     begun = time.perf_counter()
     try:

@@ -21,6 +21,7 @@ Cost: each pass projects anew: dense O(D d), Fastfood O(D log d). d numbers trai
 """
 
 import math
+from abc import abstractmethod
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
@@ -152,9 +153,9 @@ class _Projection(Shift):
             return projected
         return subspace.factors[self.layer].to(dtype) * projected
 
+    @abstractmethod
     def project(self, theta: Tensor) -> Tensor:
         """[d] → [n]."""
-        raise NotImplementedError
 
 
 class _Dense(_Projection):

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ray_app.methods.encoders import Encoder
 from ray_app.methods.objectives import Objective, TrainBatch
+from ray_app.methods.objectives._teacher import Teacher
 
 _DIVERGENCES = ("js", "cross_entropy", "kl")
 
@@ -58,8 +59,7 @@ class Distill(Objective):
         if not temperature > 0:
             raise ValueError(f"distill: temperature must be > 0, got {temperature!r}; the papers have 1")
         self.column, self.divergence, self.temperature = column, divergence, temperature
-        # In a tuple it is no submodule: train(), an optimiser and state_dict pass it by.
-        self._teacher = () if teacher is None else (teacher.eval().requires_grad_(requires_grad=False),)
+        self._teacher = Teacher(teacher, "distill") if teacher is not None else None
 
     def loss(
         self, model: Encoder, batch: TrainBatch, step: int, generator: torch.Generator
@@ -86,18 +86,17 @@ class Distill(Objective):
         return {"loss": (losses * weight).sum(), "agreement": (agrees * weight).sum()}
 
     def _target(self, model: Encoder, batch: TrainBatch) -> Tensor:
-        if not self._teacher:
+        if self._teacher is None:
             stored = (batch.columns or {}).get(self.column)
             if stored is None:
                 raise ValueError(
                     f"distill: no teacher, and no column {self.column!r} with its logits; give either"
                 )
             return torch.as_tensor(stored, dtype=torch.float32, device=model.device)
-        (teacher,) = self._teacher
-        if teacher is model:
-            raise ValueError("distill: the teacher is the model that trains; give a model of its own")
-        with torch.no_grad():
-            found: Tensor = teacher.to(model.device)(batch.inputs, want={"logits"}).logits
+        self._teacher.meets(model)
+        found = self._teacher(batch.inputs, {"logits"}).logits
+        if found is None:
+            raise ValueError("distill: the teacher has no classifier; give one that has")
         return found
 
     def _losses(self, logits: Tensor, target: Tensor) -> Tensor:
