@@ -89,7 +89,10 @@ def table(seeds: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
     rows += [
         [
             f"{name} - {SINGLE}",
-            *(mean_cell([one[name][dataset] - one[SINGLE][dataset] for one in seeds]) for dataset in datasets),
+            *(
+                mean_cell([one[name][dataset] - one[SINGLE][dataset] for one in seeds])
+                for dataset in datasets
+            ),
         ]
         for name in seeds[0]
         if name != SINGLE
