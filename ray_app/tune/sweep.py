@@ -214,7 +214,7 @@ class _Watch(TrialProgressCallback):
             self.lost.add(name)
             return
         record.status = "failed"
-        record.error = f"the worker was lost {max(tries, 1)} times: {_last_line(trial)}"
+        record.error = f"the worker was lost {max(tries, 1)} times: {_reason(trial)}; out of memory?"
         self._ledger.write(record)
         self._told(record, record.error)
 
@@ -247,11 +247,13 @@ def _clock(seconds: float) -> str:
     )
 
 
-def _last_line(trial: Any) -> str:
+def _reason(trial: Any) -> str:
+    """Return the first sentence of why Tune gave a trial up; Ray's advice that follows fills a screen."""
     # Tune's own get_error looks where nothing has been copied to yet.
     path = Path(trial.error_file) if trial.error_file else None
-    lines = path.read_text(encoding="utf-8").split("\n") if path is not None and path.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "no reason known")
+    lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "no reason known")
+    return last.partition(". ")[0].rstrip(".")
 
 
 def _scheduler(sweep: Sweep, mode: str) -> TrialScheduler:
