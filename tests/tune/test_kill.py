@@ -133,5 +133,6 @@ def test_a_trial_whose_process_dies_each_time_fails_with_its_reason_and_the_swee
         killer.join()
     trials = records(folder)
     assert [trial.status for _, trial in sorted(trials.items())] == ["finished", "failed", "finished"]
-    assert re.match(r"the worker was lost 3 times: The actor is dead.*; out of memory\?$", trials["00001"].error)
+    reason = r"the worker was lost 3 times: The actor is dead.*; out of memory\?$"
+    assert re.match(reason, trials["00001"].error)
     assert made.leaderboard.num_rows == 3
