@@ -16,6 +16,7 @@ from ray_app.spec.train import Train
 from ray_app.spec.tune import Stage
 from ray_app.tune.state import Saved
 from ray_app.tune.store import digest, read_state, write_json, write_state
+from ray_app.tune.team import Team
 from ray_app.tune.training import Epoch, Judge, Rows, train
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def fine_tune(
     teacher: Encoder | None = None,
     saved: Saved | None = None,
     until: int | None = None,
+    team: Team | None = None,
 ) -> None:
     """Train an encoder in place with the objectives and the adapter that the settings name.
 
@@ -115,6 +117,7 @@ def fine_tune(
         teacher: A model of its own, for objectives that learn from one; it is frozen.
         saved: See train.
         until: See train.
+        team: See train.
     """
     adapter: Adapter | None = None
     if how.adapter is not None:
@@ -138,6 +141,7 @@ def fine_tune(
         adapter=adapter,
         saved=saved,
         until=until,
+        team=team,
     )
 
 

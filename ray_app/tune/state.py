@@ -141,15 +141,18 @@ def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
     return _SEVERAL[kind](_with_tensors(one, tensors) for one in held)
 
 
-def chance(generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
-    """Return the states of a generator, and of torch's global ones, which dropout draws from."""
-    found = {"own": generator.get_state(), "cpu": torch.get_rng_state()}
+def chance(shared: torch.Generator, own: torch.Generator, device: torch.device) -> dict[str, Tensor]:
+    """Return the states of a training's generators, and of torch's global ones, which dropout draws from."""
+    found = {"shared": shared.get_state(), "own": own.get_state(), "cpu": torch.get_rng_state()}
     return found | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
-def set_chance(found: dict[str, Tensor], generator: torch.Generator, device: torch.device) -> None:
+def set_chance(
+    found: dict[str, Tensor], shared: torch.Generator, own: torch.Generator, device: torch.device
+) -> None:
     """Set them to what they were; where a GPU was used and none is now, its generator is left out."""
-    generator.set_state(found["own"])
+    shared.set_state(found["shared"])
+    own.set_state(found["own"])
     torch.set_rng_state(found["cpu"])
     if device.type == "cuda" and "cuda" in found:
         torch.cuda.set_rng_state(found["cuda"], device)

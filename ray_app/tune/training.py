@@ -16,6 +16,8 @@ from ray_app.methods.objectives import Objective, TrainBatch
 from ray_app.spec.train import Train
 from ray_app.tune.augment import Augmentation, lent
 from ray_app.tune.state import Saved, chance, set_chance
+from ray_app.tune.team import Team, local, plain
+from ray_app.tune.team import check as check_team
 
 _SETTINGS = ("initial_lr", "weight_decay")
 """What settings say of an optimiser's groups, beside what its options do."""
@@ -80,6 +82,7 @@ def train(
     adapter: Adapter | None = None,
     saved: Saved | None = None,
     until: int | None = None,
+    team: Team | None = None,
 ) -> None:
     """Train a model in place; it is in eval mode afterwards.
 
@@ -98,6 +101,7 @@ def train(
             things train.
         until: Training stops after this epoch, and its state is written; it was not the last one. The course
             of the learning rate stays that of all epochs.
+        team: This process among several that train one model, each of which makes the same call.
 
     Raises:
         ValueError: No rows, or rows, a model or a device that do not fit the settings.
@@ -113,9 +117,12 @@ def train(
     objective.to(model.device)
     generator = torch.Generator().manual_seed(how.seed)
     size = how.batch_size * how.accumulate
-    steps = Steps(model, objective, how, adapter, how.epochs * len(_batches(every, size)))
+    if team is not None:
+        check_team(team.parallel, model, objective, adapter, how)
+    steps = Steps(model, objective, how, adapter, how.epochs * len(_batches(every, size)), team)
     best = Best(how.patience) if how.patience is not None else None
-    with lent(how.seed, model.device):
+    # Processes of a team drop out units of their own.
+    with lent(how.seed + (team.rank if team is not None else 0), model.device):
         done = _restore(saved, steps, best, generator) if saved is not None else 0
         for number in range(done + 1, (until or how.epochs) + 1):
             model.train()
@@ -140,10 +147,19 @@ def train(
                     steps.keep()
                     break
             # After it was told: what is told again can be left out, what never was could not be made up.
-            if saved is not None and (saved.due or number == until):
-                state = {"steps": steps.state(), "best": best.state() if best is not None else None}
-                saved.write(number, {**state, "chance": chance(generator, model.device)})
+            if saved is not None and (number == until or steps.all_agree(sound=saved.due)):
+                _save(saved, number, steps, best, generator)
     model.eval()
+
+
+def _save(saved: Saved, number: int, steps: "Steps", best: "Best | None", generator: torch.Generator) -> None:
+    state = {
+        "steps": steps.state(),
+        "best": best.state() if best is not None else None,
+        "chance": steps.chance(generator),
+    }
+    if steps.leads:
+        saved.write(number, state)
 
 
 def _restore(saved: Saved, steps: "Steps", best: "Best | None", generator: torch.Generator) -> int:
@@ -155,7 +171,7 @@ def _restore(saved: Saved, steps: "Steps", best: "Best | None", generator: torch
         steps.load(found["steps"])
         if best is not None and found["best"] is not None:
             best.load(found["best"])
-        set_chance(found["chance"], generator, steps.device)
+        steps.set_chance(found["chance"], generator)
     except (KeyError, RuntimeError, ValueError) as error:
         raise saved.refused(f"another training's: {str(error).splitlines()[0]}") from error
     return saved.epoch
@@ -170,12 +186,24 @@ class Steps:
         how: The settings.
         adapter: What is attached to the model.
         total: How many steps there will be.
+        team: This process among several; None: it trains alone.
     """
 
     def __init__(
-        self, model: Encoder, objective: Objective, how: Train, adapter: Adapter | None, total: int
+        self,
+        model: Encoder,
+        objective: Objective,
+        how: Train,
+        adapter: Adapter | None,
+        total: int,
+        team: Team | None = None,
     ) -> None:
         self._model, self._objective, self._how, self._adapter = model, objective, how, adapter
+        self._team = team
+        # Before the optimiser: it would else hold weights that are shared out afterwards.
+        self._called = model if team is None else team.wrap(model)
+        # What an objective draws for a share of a batch must not move what all processes draw alike.
+        self._own = torch.Generator().manual_seed(how.seed + (team.rank if team is not None else 0))
         groups: Iterable[dict[str, Any]] = objective.parameter_groups(model)
         if how.layer_decay < 1:
             groups = _optimizers.layered(groups, model, how.lr, how.layer_decay)
@@ -196,12 +224,11 @@ class Steps:
         logged: dict[str, float] = {}
         for part in _batches(index, self._how.batch_size):
             share = len(part) / len(index)
-            losses = self._losses(self._batch(rows, part, generator), generator)
-            self._scaler.scale(losses["loss"] * share).backward()
-            for name, value in losses.items():
-                logged[name] = logged.get(name, 0.0) + value.item() * share
+            batch = self._batch(rows, part, generator)
+            for name, value in self._backward(batch, share, generator).items():
+                logged[name] = logged.get(name, 0.0) + value * share
         self._scaler.unscale_(self._optimizer)
-        norm = nn.utils.clip_grad_norm_(self._trained, self._how.clip or math.inf)
+        norm = plain(nn.utils.clip_grad_norm_(self._trained, self._how.clip or math.inf))
         # A scaler meets gradients that are not finite by skipping the step and scaling less.
         if not self._scaler.is_enabled() and not torch.isfinite(norm):
             raise FloatingPointError(self._exploded("the gradient", norm.item()))
@@ -222,10 +249,14 @@ class Steps:
 
     def state(self) -> dict[str, Any]:
         """Return what `load` goes on from; the learning rate follows from the number of steps."""
+        if self._team is None:
+            weights, optimized = self._model.state_dict(), self._optimizer.state_dict()
+        else:
+            weights, optimized = self._team.whole(self._model, self._optimizer)
         return {
-            "model": self._model.state_dict(),
+            "model": weights,
             "objective": self._objective.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": optimized,
             "scaler": self._scaler.state_dict(),
             "average": self._average.state_dict() if self._average is not None else None,
             "step": self._step,
@@ -237,12 +268,15 @@ class Steps:
         Raises:
             KeyError, RuntimeError, ValueError: The state is of something else.
         """
-        self._model.load_state_dict(state["model"])
         self._objective.load_state_dict(state["objective"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
         settings = [{key: group[key] for key in _SETTINGS} for group in self._optimizer.param_groups]
-        self._optimizer.load_state_dict(state["optimizer"])
+        if self._team is None:
+            self._model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+        else:
+            self._team.load(self._model, state["model"], self._optimizer, state["optimizer"])
         if state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])
         self._step = self._scheduler.last_epoch = state["step"]
@@ -258,9 +292,33 @@ class Steps:
         Raises:
             FloatingPointError: Says so.
         """
-        for parameter in self._trained:
-            if not torch.isfinite(parameter).all():
-                raise FloatingPointError(self._exploded("a weight", math.nan))
+        if not self.all_agree(sound=all(bool(torch.isfinite(local(p)).all()) for p in self._trained)):
+            raise FloatingPointError(self._exploded("a weight", math.nan))
+
+    def all_agree(self, *, sound: bool) -> bool:
+        """Return whether all processes of the team say so; without one, what this one says."""
+        return sound if self._team is None else self._team.agree(sound=sound, device=self.device)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self._team is None or self._team.leads
+
+    def chance(self, generator: torch.Generator) -> list[dict[str, Tensor]]:
+        """Return what each process' generators are at."""
+        here = chance(generator, self._own, self.device)
+        return [here] if self._team is None else self._team.gathered(here)
+
+    def set_chance(self, found: list[dict[str, Tensor]], generator: torch.Generator) -> None:
+        """Go on from there.
+
+        Raises:
+            ValueError: It was another number of processes.
+        """
+        processes, rank = (1, 0) if self._team is None else (self._team.size, self._team.rank)
+        if len(found) != processes:
+            raise ValueError(f"of {len(found)} processes, not {processes}")
+        set_chance(found[rank], generator, self._own, self.device)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -285,17 +343,33 @@ class Steps:
             inputs, labels = self._augmentation(inputs, labels, generator)
         return TrainBatch(inputs, labels, row=part.to(self._model.device))
 
+    def _backward(self, batch: TrainBatch, share: float, generator: torch.Generator) -> dict[str, float]:
+        """Add a batch's gradients, times its share of a step; return what was logged of the whole batch."""
+        if self._team is None:
+            losses = self._losses(batch, generator)
+            logged = {name: value.item() for name, value in losses.items()}
+            scale = share
+        else:
+            index, weight = self._team.share(len(batch.row) if batch.row is not None else 0)
+            losses = self._losses(_chosen(batch, index.to(self.device)), self._own)
+            logged = self._team.summed(losses, weight)
+            # Gradients are averaged over the processes, whose shares need not be alike.
+            scale = share * weight * self._team.size
+        # In a team, all of them have to see it, or the others would wait for this one.
+        if not math.isfinite(logged["loss"]):
+            raise FloatingPointError(self._exploded("loss", logged["loss"]))
+        self._scaler.scale(losses["loss"] * scale).backward()
+        return logged
+
     def _losses(self, batch: TrainBatch, generator: torch.Generator) -> dict[str, Tensor]:
         how = self._how
         dtype = torch.float16 if how.amp == "float16" else torch.bfloat16
         with torch.autocast(self._model.device.type, dtype=dtype, enabled=how.amp != "off"):
-            losses = self._objective.loss(self._model, batch, self._step, generator)
+            losses = self._objective.loss(self._called, batch, self._step, generator)
             penalty = self._adapter.penalty(self._model) if self._adapter is not None else None
-        if penalty is not None:
-            losses = {**losses, "loss": losses["loss"] + penalty, "penalty": penalty.detach()}
-        if not torch.isfinite(losses["loss"]):
-            raise FloatingPointError(self._exploded("loss", losses["loss"].item()))
-        return losses
+        if penalty is None:
+            return losses
+        return {**losses, "loss": losses["loss"] + penalty, "penalty": penalty.detach()}
 
     def _exploded(self, what: str, value: float) -> str:
         return f"{what} is {value} at step {self._step}; lower lr ({self._how.lr:g})"
@@ -342,8 +416,14 @@ class Best:
 
 
 @torch.inference_mode()
-def logits_of(model: Encoder, rows: Rows, batch_size: int = 512) -> Tensor:
-    """Return float32 [n, c] on the CPU, in eval mode."""
+def logits_of(model: Encoder, rows: Rows, batch_size: int = 512, team: Team | None = None) -> Tensor:
+    """Return float32 [n, c] on the CPU, in eval mode; processes of a team compute a share each."""
+    if team is not None:
+        # Equally many each, or some would wait for others' passes: the last row again, where they run out.
+        each = -(-len(rows) // team.size)
+        own = torch.arange(team.rank * each, (team.rank + 1) * each).clamp(max=len(rows) - 1)
+        found = logits_of(model, rows[own], batch_size)
+        return team.joined(found.to(model.device))[: len(rows)]
     model.eval()
     parts = []
     for start in range(0, len(rows), batch_size):
@@ -371,6 +451,15 @@ def recalibrate(model: Encoder, rows: Rows, batch_size: int = 512) -> None:
     for module, momentum in zip(norms, kept, strict=True):
         module.momentum = momentum
     model.eval()
+
+
+def _chosen(batch: TrainBatch, index: Tensor) -> TrainBatch:
+    labels, row = batch.labels, batch.row
+    return TrainBatch(
+        take(batch.inputs, index),
+        labels[index] if labels is not None else None,
+        row=row[index] if row is not None else None,
+    )
 
 
 def _batches(index: Tensor, size: int) -> list[Tensor]:

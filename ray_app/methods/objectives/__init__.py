@@ -52,6 +52,10 @@ class Objective(nn.Module):
     minimises: ClassVar[bool] = True
     """Whether it has a loss; one that has not acts around the steps of others."""
 
+    rows_apart: bool = True
+    """Whether the loss is a mean over rows, each for itself, of which it remembers nothing: then several
+    processes can have a share of a batch each."""
+
     def begin(self, model: "Encoder", rows: TrainBatch) -> None:
         """Prepare for a training; parameters that it makes here train too. Nothing by default.
 
@@ -103,6 +107,7 @@ class Composed(Objective):
                 f"composed: {', '.join(parts) or 'no part'} minimises nothing; add a loss (cross_entropy)"
             )
         self.parts = nn.ModuleDict(dict(parts))
+        self.rows_apart = all(part.rows_apart for part in parts.values())
         self.weights = dict(weights)
 
     def begin(self, model: "Encoder", rows: TrainBatch) -> None:

@@ -36,6 +36,8 @@ class EarlyLearning(Objective):
         momentum: How slowly the memory follows.
     """
 
+    rows_apart = False
+
     targets: Tensor  # float32 [rows, c]: the memory t
 
     def __init__(self, *, num_classes: int, strength: float = 3.0, momentum: float = 0.7) -> None:

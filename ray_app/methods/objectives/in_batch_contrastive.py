@@ -38,6 +38,7 @@ class InBatchContrastive(Objective):
     """
 
     labels = "none"
+    rows_apart = False
 
     def __init__(
         self,
