@@ -37,7 +37,8 @@ def brackets(epochs: int, reduction: int, grace: int) -> list[list[Rung]]:
         n = ceil((s_max + 1) reduction^s / (s + 1))
         n_i = floor(n / reduction^i),   r_i = floor(epochs / reduction^(s - i))
 
-    Departure: epochs are whole, so r_i is rounded down. s_max is the largest s whose first rung has `grace` epochs or more.
+    s_max is the largest s whose first rung has `grace` epochs or more. Departure: epochs are whole, so r_i is
+    rounded down.
     Reference: https://arxiv.org/abs/1603.06560
 
     Args:

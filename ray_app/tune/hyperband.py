@@ -7,9 +7,9 @@ its share of them, by largest remainders. Trial 0, the defaults, is in the brack
 
 Reference: L. Li et al., "Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization", JMLR 2018,
 https://arxiv.org/abs/1603.06560
-Departure: one pass over the brackets. They run at the same time, as none asks what another found; with Optuna,
-each is proposed from what those before it found, so they run one after the other. A trial that failed before
-a rung is not replaced.
+Departure: one pass over the brackets. They run at the same time, as none asks what another found; with
+Optuna, each is proposed from what those before it found, so they run one after the other. A trial that failed
+before a rung is not replaced.
 """
 
 import math

@@ -1,8 +1,8 @@
 """What a plan of rounds is: a pure function of the records, that says what is due.
 
-A plan (hyperband.py, pbt.py) looks at all records and says which trials to train up to which epoch, and when
-all have come so far, who ends or goes on from whom. So neither timing nor a kill changes anything: the records
-alone decide, and a trial that has come so far is not trained again.
+A plan (hyperband.py, pbt.py) looks at all records and says which trials to train up to which epoch, and
+when all have come so far, who ends or goes on from whom. So neither timing nor a kill changes anything: the
+records alone decide, and a trial that has come so far is not trained again.
 """
 
 import math
