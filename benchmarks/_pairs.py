@@ -15,6 +15,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from ray_app.metrics.interval import standard_error
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -80,3 +84,18 @@ def arguments(doc: str | None, argv: Sequence[str] | None = None) -> bool:
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="under four minutes on two cores")
     return bool(parser.parse_args(argv).quick)
+
+
+def mean_cell(values: Sequence[float]) -> str:
+    """Return a mean over seeds, with its standard error where there are several."""
+    error = f" ± {standard_error(values):.4f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4f}{error}"
+
+
+def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose columns are as wide as what they hold."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (columns, *rows)
+    )

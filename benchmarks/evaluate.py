@@ -25,9 +25,8 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from benchmarks._pairs import arguments
+from benchmarks._pairs import aligned, arguments, mean_cell
 from ray_app.evaluation.run import Evaluation, evaluate
-from ray_app.metrics.interval import standard_error
 from ray_app.progress import Reporter, Terminal
 from ray_app.session import session
 from ray_app.spec import parse, read_yaml
@@ -132,7 +131,7 @@ def tables(seeds: Sequence[Mapping[str, float]]) -> str:
     columns = {name: [one[name] for one in seeds] for name in seeds[0]}
 
     def cell(name: str) -> str:
-        return _mean(columns[name]) if name in columns else "-"
+        return mean_cell(columns[name]) if name in columns else "-"
 
     def parts(kind: str, place: int = 1) -> list[str]:
         return list(dict.fromkeys(n.split("/")[place] for n in columns if n.startswith(f"{kind}/")))
@@ -159,23 +158,10 @@ def tables(seeds: Sequence[Mapping[str, float]]) -> str:
         [
             f"{len(seeds)} seeds: mean ± standard error" if len(seeds) > 1 else "one seed",
             "",
-            _aligned(["model", "validation", "test accuracy", "ingredients", "members to serve"], models),
+            aligned(["model", "validation", "test accuracy", "ingredients", "members to serve"], models),
             "",
-            _aligned(["dataset", "accuracy", "ECE", *(f"AUROC {name}" for name in detectors)], rows),
+            aligned(["dataset", "accuracy", "ECE", *(f"AUROC {name}" for name in detectors)], rows),
         ]
-    )
-
-
-def _mean(values: Sequence[float]) -> str:
-    error = f" ± {standard_error(values):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{error}"
-
-
-def _aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (columns, *rows)
     )
 
 

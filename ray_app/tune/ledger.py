@@ -40,6 +40,8 @@ class Trial:
     error: str | None = None
     seconds: float = 0.0
     """Of training, without what it took to begin."""
+    tries: int = 0
+    """How often a process began with it; more than once where one was lost."""
     dropped: bool = False
     """Whether its weights were deleted: others were better, and so many are kept."""
     lineage: list[Change] = field(default_factory=list)

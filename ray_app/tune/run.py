@@ -26,7 +26,7 @@ from ray_app.tune.ledger import Ledger
 from ray_app.tune.start import Start, build_model, linear_probe, run_stage, stage_key
 from ray_app.tune.store import digest, open_state, read_json, read_state, write_json, write_state
 from ray_app.tune.sweep import KEPT, Shared, run_sweep
-from ray_app.tune.training import Rows, logits_of
+from ray_app.tune.training import Rows, logits_of, recalibrate
 
 RECORD = "run.json"
 """What a folder is for."""
@@ -211,10 +211,13 @@ def _start(
 def _make_start(spec: TuneSpec, num_classes: int, before: Start | None, training: Rows, place: Path) -> None:
     encoder = build_model(spec.model, num_classes)
     drawn = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    rows = training[slice(spec.sweep.rows)]
     if before is not None:
         encoder.load_state_dict(read_state(before.path))
+        # A short stage leaves running statistics that lag behind its weights; all trials would inherit them.
+        recalibrate(encoder, rows)
     if spec.sweep.head == "linear_probe":
-        write_state(place, linear_probe(encoder, training[slice(spec.sweep.rows)]))
+        write_state(place, linear_probe(encoder, rows))
         return
     layer = encoder.classifier
     if before is not None and layer is None:

@@ -79,6 +79,7 @@ class LedgerSearch(Searcher):
         metric: The metric's name in reports.
         mode: `max` or `min`.
         spent: Tells the epochs that all trials together have been trained for so far, for a budget of them.
+        begun: When the sweep began by `time.monotonic`, for a budget of hours; None: now.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class LedgerSearch(Searcher):
         metric: str,
         mode: str,
         spent: Callable[[], int] = lambda: 0,
+        begun: float | None = None,
     ) -> None:
         super().__init__(metric=metric, mode=mode)
         self._proposals = proposals
@@ -95,7 +97,7 @@ class LedgerSearch(Searcher):
         self._next = 0
         self._running: dict[str, dict[str, Any]] = {}
         self._spent = spent
-        self._begun = time.monotonic()
+        self._begun = time.monotonic() if begun is None else begun
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next configuration, or that there is none."""

@@ -63,8 +63,14 @@ def run_sweep(shared: Shared, reporter: Reporter) -> Ledger:
     with reporter.work("sweep", sweep.runs) as work:
         if ended:
             work.advance(sweep.runs - len(left), f"{sweep.runs - len(left)} trials were there already")
-        if left:
-            _tune(shared, ledger, left, work)
+        watch = _Watch(ledger, work, sweep)
+        for chances in reversed(range(_TRIES + 1)):
+            if not left:
+                break
+            # Tune sends what it tries again to the actors of a node that has just died, until it gives up.
+            watch.chances, watch.lost = chances, set()
+            _tune(shared, ledger, left, watch)
+            left = [index for index in left if trial_name(index) in watch.lost]
     if sweep.keep is not None:
         # A run that was killed between a record and this would have kept more.
         ledger.keep_best(sweep.keep, sweep.metric, _sign(sweep))
@@ -74,7 +80,7 @@ def run_sweep(shared: Shared, reporter: Reporter) -> Ledger:
     return ledger
 
 
-def _tune(shared: Shared, ledger: Ledger, left: list[int], work: Work) -> None:
+def _tune(shared: Shared, ledger: Ledger, left: list[int], watch: "_Watch") -> None:
     sweep = shared.sweep
     mode = "min" if sweep.metric == "nll" else "max"
     resources = {"cpu": sweep.resources.cpu, "gpu": sweep.resources.gpu}
@@ -86,7 +92,7 @@ def _tune(shared: Shared, ledger: Ledger, left: list[int], work: Work) -> None:
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, shared=shared), resources),
         tune_config=tune.TuneConfig(
-            search_alg=LedgerSearch(proposals, left, sweep.metric, mode, ledger.epochs),
+            search_alg=LedgerSearch(proposals, left, sweep.metric, mode, ledger.epochs, watch.begun),
             scheduler=_scheduler(sweep, mode),
             num_samples=len(left),
             max_concurrent_trials=sweep.concurrent,
@@ -95,7 +101,7 @@ def _tune(shared: Shared, ledger: Ledger, left: list[int], work: Work) -> None:
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(shared.folder.parent / "ray"),
-            callbacks=[_Watch(ledger, work, sweep)],
+            callbacks=[watch],
             # What Python raises is caught in the trial; this is a process or a node that died. The same
             # settings give the same weights, so who is run again ends as if nothing had happened.
             failure_config=tune.FailureConfig(max_failures=_TRIES),
@@ -111,7 +117,8 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
     An error is recorded and ends this trial only.
     """
     ledger = Ledger(shared.folder)
-    trial = Trial(config["name"], config["config"])
+    before = ledger.read(config["name"])
+    trial = Trial(config["name"], config["config"], tries=1 + (before.tries if before else 0))
     ledger.write(trial)
     torch.set_num_threads(max(1, int(shared.sweep.resources.cpu)))
     keep_freed_memory()
@@ -171,7 +178,12 @@ class _Watch(TrialProgressCallback):
     def __init__(self, ledger: Ledger, work: Work, sweep: Sweep) -> None:
         super().__init__()
         self._ledger, self._work, self._sweep = ledger, work, sweep
-        self._begun, self._ended, self._best = time.monotonic(), 0, ""
+        self.begun, self._ended = time.monotonic(), 0
+        self._tried = {trial.name: trial.tries for trial in ledger.trials()}
+        self.chances = 0
+        """How often what is lost is still run again."""
+        self.lost = set[str]()
+        """Names of trials that are to be run again."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for a restore that is never used; a live terminal cannot be.
@@ -195,11 +207,14 @@ class _Watch(TrialProgressCallback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # The worker died, and so did those after it: run_trial itself catches what Python can raise.
-        record = self._ledger.read(trial.config["name"]) or Trial(
-            trial.config["name"], trial.config["config"]
-        )
+        name = trial.config["name"]
+        record = self._ledger.read(name) or Trial(name, trial.config["config"])
+        tries = record.tries - self._tried.get(name, 0)
+        if self.chances and tries <= _TRIES:
+            self.lost.add(name)
+            return
         record.status = "failed"
-        record.error = f"the worker was lost {_TRIES + 1} times: {_last_line(trial)}"
+        record.error = f"the worker was lost {max(tries, 1)} times: {_reason(trial)}; out of memory?"
         self._ledger.write(record)
         self._told(record, record.error)
 
@@ -209,7 +224,7 @@ class _Watch(TrialProgressCallback):
         metric = self._sweep.metric
         best = self._ledger.best(metric, _sign(self._sweep))
         left = self._sweep.runs - sum(trial.status != "running" for trial in self._ledger.trials())
-        seconds = (time.monotonic() - self._begun) / self._ended * max(0, left)
+        seconds = (time.monotonic() - self.begun) / self._ended * max(0, left)
         note = f"{record.status} trial {record.name}: {what}"
         if best is not None:
             note += f"; best {best.name} {best.last(metric):.4f}"
@@ -232,9 +247,13 @@ def _clock(seconds: float) -> str:
     )
 
 
-def _last_line(trial: Any) -> str:
-    error = str(trial.get_error() or "no reason known").strip()
-    return error.splitlines()[-1]
+def _reason(trial: Any) -> str:
+    """Return the first sentence of why Tune gave a trial up; Ray's advice that follows fills a screen."""
+    # Tune's own get_error looks where nothing has been copied to yet.
+    path = Path(trial.error_file) if trial.error_file else None
+    lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "no reason known")
+    return last.partition(". ")[0].rstrip(".")
 
 
 def _scheduler(sweep: Sweep, mode: str) -> TrialScheduler:

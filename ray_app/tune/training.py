@@ -99,14 +99,14 @@ def train(
     objective.to(model.device)
     generator = torch.Generator().manual_seed(how.seed)
     size = how.batch_size * how.accumulate
-    steps = Steps(model, objective, how, adapter, how.epochs * math.ceil(len(rows) / size))
+    steps = Steps(model, objective, how, adapter, how.epochs * len(_batches(every, size)))
     best = Best(how.patience) if how.patience is not None else None
     with lent(how.seed, model.device):
         for number in range(1, how.epochs + 1):
             model.train()
             objective.train()
             logged: dict[str, float] = {}
-            for index in torch.randperm(len(rows), generator=generator).split(size):
+            for index in _batches(torch.randperm(len(rows), generator=generator), size):
                 for name, value in steps(rows, index, generator).items():
                     logged[name] = logged.get(name, 0.0) + value * len(index) / len(rows)
             steps.check_finite()
@@ -160,7 +160,7 @@ class Steps:
         """Make one step on the rows of this index; return the means of what was logged."""
         self._optimizer.zero_grad(set_to_none=True)
         logged: dict[str, float] = {}
-        for part in index.split(self._how.batch_size):
+        for part in _batches(index, self._how.batch_size):
             share = len(part) / len(index)
             losses = self._losses(self._batch(rows, part, generator), generator)
             self._scaler.scale(losses["loss"] * share).backward()
@@ -291,6 +291,17 @@ def recalibrate(model: Encoder, rows: Rows, batch_size: int = 512) -> None:
     for module, momentum in zip(norms, kept, strict=True):
         module.momentum = momentum
     model.eval()
+
+
+def _batches(index: Tensor, size: int) -> list[Tensor]:
+    """Split an index; a last row that would be alone goes with the batch before it.
+
+    One row has no spread, for batch normalisation to divide by, and no other row to be contrasted with.
+    """
+    batches = list(index.split(size))
+    if size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
 
 
 def _check(model: Encoder, objective: Objective, rows: Rows, how: Train, judge: Judge | None) -> None:

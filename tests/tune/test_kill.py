@@ -2,9 +2,11 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -30,8 +32,8 @@ def records(folder: Path) -> dict[str, Trial]:
 
 
 def timeless(trial: Trial) -> dict[str, object]:
-    """What two runs of a trial have in common: everything but how long they took."""
-    return {key: value for key, value in vars(trial).items() if key != "seconds"}
+    """What two runs of a trial have in common: all but how long they took, and how often it was tried."""
+    return {key: value for key, value in vars(trial).items() if key not in ("seconds", "tries")}
 
 
 def trial_process(driver: int) -> int | None:
@@ -105,3 +107,32 @@ def test_killed_and_run_again_the_leaderboard_is_the_same(tmp_path: Path) -> Non
     assert disturbed.leaderboard.equals(undisturbed.leaderboard)
     assert disturbed.chosen.ingredients == undisturbed.chosen.ingredients
     assert disturbed.bundle.version == undisturbed.bundle.version
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("ray_session")
+def test_a_trial_whose_process_dies_each_time_fails_with_its_reason_and_the_sweep_goes_on(
+    tmp_path: Path,
+) -> None:
+    folder, ended = tmp_path / "out", threading.Event()
+
+    def deadly() -> None:
+        while not ended.wait(POLL_S):
+            one = Ledger(folder / "trials").read("00001")
+            if one is not None and one.status == "running" and (pid := trial_process(os.getpid())):
+                kill(pid)
+
+    killer = threading.Thread(target=deadly)
+    killer.start()
+    try:
+        spec = tiny(sweep={**TINY["sweep"], **SWEEP, "trials": 3, "concurrent": 1})
+        made = run(spec, folder, Silent())
+    finally:
+        ended.set()
+        killer.join()
+    trials = records(folder)
+    assert [trial.status for _, trial in sorted(trials.items())] == ["finished", "failed", "finished"]
+    reason = r"the worker was lost 3 times: The actor is dead.*; out of memory\?$"
+    assert re.match(reason, trials["00001"].error)
+    assert made.leaderboard.num_rows == 3

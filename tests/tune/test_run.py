@@ -18,7 +18,10 @@ from ray_app.spec import parse
 from ray_app.spec.tune import TuneSpec
 from ray_app.tune.ledger import Ledger
 from ray_app.tune.report import write_report
-from ray_app.tune.run import TuneRun, run
+from ray_app.tune.run import TuneRun, read_rows, run
+from ray_app.tune.start import build_model
+from ray_app.tune.store import read_state
+from ray_app.tune.training import recalibrate
 from tests.tune.specs import TINY, tiny
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -78,6 +81,20 @@ def test_lineage_names_data_start_and_ingredients(made: TuneRun) -> None:
     assert made.bundle.manifest.spec["name"] == "tiny"
     stages = sorted(path.name.split("-")[0] for path in (made.folder / "stages").iterdir())
     assert stages == ["pretrain", "start"]
+
+
+def test_the_start_has_the_statistics_of_the_rows_that_trials_see(made: TuneRun) -> None:
+    (path,) = made.folder.glob("stages/start-*/weights.safetensors")
+    start = read_state(path)
+    spec = tiny()
+    encoder = build_model(spec.model, 10)
+    encoder.load_state_dict(start)
+    rows = read_rows(spec.model, open_dataset(spec.dataset), "train", None, spec.sweep.rows)
+    recalibrate(encoder, rows)
+    statistics = [name for name in start if name.endswith(("running_mean", "running_var"))]
+    assert statistics
+    for name in statistics:
+        torch.testing.assert_close(start[name], encoder.state_dict()[name], rtol=1e-4, atol=1e-5)
 
 
 def test_run_again_it_does_nothing_again(made: TuneRun) -> None:
@@ -193,9 +210,11 @@ def test_a_wrong_spec_is_one_line(change: dict, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_the_shipped_sweeps_are_valid() -> None:
+def test_the_shipped_sweeps_are_valid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from ray_app.spec import load
 
+    # A sweep of reference data is valid where there are none; it names its classes itself.
+    monkeypatch.setenv("RAY_APP_REFERENCE_DATA", str(tmp_path))
     found = sorted(Path("tune").glob("*.yaml"))
     assert found
     for path in found:

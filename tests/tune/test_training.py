@@ -104,6 +104,16 @@ def test_a_loss_that_is_not_finite_ends_it_with_a_mend() -> None:
         train(model, objective_for(Train(), model), broken, Train(epochs=1))
 
 
+@pytest.mark.parametrize("how", [{"batch_size": 40}, {"batch_size": 20, "accumulate": 3}])
+def test_a_row_that_would_be_alone_goes_with_the_batch_before(how: dict[str, int]) -> None:
+    # Batch normalisation refuses a batch of one row with one value a channel.
+    model, sizes = Small(), []
+    model.body.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    train(model, objective_for(Train(), model), rows(81), Train(epochs=1, **how))
+    assert sum(sizes) == 81
+    assert min(sizes) > 1
+
+
 def test_no_rows_are_refused() -> None:
     model = Small()
     with pytest.raises(ValueError, match="no rows to train on"):
