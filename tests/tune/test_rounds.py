@@ -2,22 +2,31 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
+import yaml
 
 from ray_app.errors import RunError
 from ray_app.progress import Silent
 from ray_app.spec import parse
-from ray_app.spec.tune import Sweep
+from ray_app.spec.tune import Sweep, TuneSpec
 from ray_app.tune.hyperband import HyperBand
 from ray_app.tune.ledger import Ledger, Trial
 from ray_app.tune.pbt import Population
+from ray_app.tune.report import write_report
 from ray_app.tune.rounds import Rounds
+from ray_app.tune.run import run
 from ray_app.tune.store import write_state
+from tests.processes import descendants
+from tests.tune.specs import TINY
 
 SPACE = {"lr": {"loguniform": [1e-4, 1e-1]}}
 EPOCHS = 4
@@ -123,3 +132,104 @@ def test_a_state_that_cannot_be_made_again_is_missed(tmp_path: Path) -> None:
     write_state(ledger.weights(copied.name), {})
     # The defaults only hang on themselves.
     assert play(tmp_path, sweep("pbt")) == trials
+
+
+SMALL = {
+    "stages": [],
+    "combine": {},
+    "export": {"choose": "single", "heads": {}, "detectors": {}},
+}
+SWEEPS: dict[str, dict[str, Any]] = {
+    "hyperband": {"trials": 6, "scheduler": {"name": "hyperband", "reduction": 2}},
+    "pbt": {"trials": 4, "scheduler": {"name": "pbt", "interval": 1, "quantile": 0.5}},
+}
+
+
+def content(name: str) -> dict[str, Any]:
+    """Return a spec of real trials, of a second or less each."""
+    train = {"epochs": EPOCHS, "batch_size": 20, "lr": 3e-3}
+    return {**TINY, **SMALL, "sweep": {**TINY["sweep"], "train": train, **SWEEPS[name]}}
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """Return all that two runs of a sweep have in common: not how long it took, nor how often."""
+    trials = Ledger(folder / "trials").trials()
+    return {t.name: {k: v for k, v in vars(t).items() if k not in ("seconds", "tries")} for t in trials}
+
+
+def decided(trials: dict[str, Any]) -> bool:
+    """Whether somebody was stopped, or goes on from another."""
+    return any(trial["status"] == "stopped" or len(trial["lineage"]) > 1 for trial in trials.values())
+
+
+def trainers() -> list[int]:
+    """Return the processes of this test's Ray that train for somebody at the moment."""
+    found = []
+    for pid in descendants():
+        with suppress(OSError):
+            if "train_trial" in Path(f"/proc/{pid}/cmdline").read_text(errors="replace"):
+                found.append(pid)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("name", list(SWEEPS))
+def test_a_killed_sweep_goes_on_in_its_round_and_ends_the_same(tmp_path: Path, name: str) -> None:
+    spec = parse(content(name), TuneSpec, "small")
+    undisturbed = run(spec, tmp_path / "undisturbed", Silent())
+    folder, path, log = tmp_path / "out", tmp_path / "small.yaml", tmp_path / "log"
+    path.write_text(yaml.safe_dump(content(name)))
+    # The driver is a process of its own on the same cluster.
+    command = [
+        sys.executable,
+        "-c",
+        "from ray_app.cli import main; main()",
+        "tune",
+        str(path),
+        "--out",
+        str(folder),
+    ]
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    with log.open("wb") as file:
+        driver = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+    end = time.monotonic() + 60
+    # In the midst of the second round: a decision was made, and not all have come to the next one.
+    while not decided(told(folder)):
+        assert driver.poll() is None, log.read_text()[-2000:]
+        assert time.monotonic() < end, log.read_text()[-2000:]
+        time.sleep(0.01)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    while trainers():
+        assert time.monotonic() < end, "Ray left a killed driver's tasks alone"
+        time.sleep(0.05)
+    before = told(folder)
+    assert any(trial["status"] == "running" for trial in before.values())
+    states = {name: Ledger(folder / "trials").state(name).epoch for name in before}
+    assert any(states.values())
+    disturbed = run(spec, folder, Silent())
+    assert told(folder) == told(tmp_path / "undisturbed")
+    assert disturbed.leaderboard.equals(undisturbed.leaderboard)
+    assert disturbed.bundle.version == undisturbed.bundle.version
+    assert not list((folder / "trials").glob("*/state"))
+    assert "trial" in write_report(disturbed).read_text()
+    if name == "pbt":
+        changes = [change for trial in told(folder).values() for change in trial["lineage"]]
+        assert {change["epoch"] for change in changes} == {0, 1, 2, 3}
+        assert told(folder)["00000"]["lineage"] == [{"epoch": 0, "parent": None, "config": {}}]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_defaults_in_a_population_are_what_they_are_alone(tmp_path: Path) -> None:
+    population = run(parse(content("pbt"), TuneSpec, "small"), tmp_path / "population", Silent())
+    alone = content("pbt")
+    alone["sweep"] = {**alone["sweep"], "trials": 1, "scheduler": "none"}
+    alone["sweep"]["scheduler"] = {"name": "none"}
+    run(parse(alone, TuneSpec, "alone"), tmp_path / "alone", Silent())
+    weights = [Ledger(tmp_path / one / "trials").weights("00000") for one in ("population", "alone")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert (
+        population.leaderboard["accuracy"][0].as_py()
+        >= told(tmp_path / "alone")["00000"]["curve"][-1]["accuracy"]
+    )
