@@ -106,6 +106,9 @@ class Sweep(Spec):
     """Of the search."""
     concurrent: int | None = Field(default=None, ge=1)
     """Trials at a time; None: as many as fit."""
+    save_every_s: float = Field(default=20.0, ge=0)
+    """Seconds between two writes of a trial's whole state, from which it goes on after a kill; shorter trials
+    begin anew."""
     resources: Resources = Resources()
 
     @model_validator(mode="after")

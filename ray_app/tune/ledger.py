@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_app.methods.combiners import Candidate
+from ray_app.tune.state import Saved
 from ray_app.tune.store import file_key, open_state, read_json, write_json
 
 Status: TypeAlias = Literal["running", "finished", "stopped", "failed"]
@@ -69,6 +70,15 @@ class Ledger:
     def weights(self, name: str) -> Path:
         """Return where a trial's weights are."""
         return self.folder / name / WEIGHTS
+
+    def state(self, name: str, every_s: float = 0.0) -> Saved:
+        """Return where a trial that has not ended can be gone on from.
+
+        Args:
+            name: The trial's.
+            every_s: Seconds between two writes.
+        """
+        return Saved(self.folder / name / "state", every_s)
 
     def write(self, trial: Trial) -> None:
         """Record a trial."""

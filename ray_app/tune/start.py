@@ -14,6 +14,7 @@ from ray_app.methods.encoders import Encoder, Features
 from ray_app.methods.objectives import Composed, Objective
 from ray_app.spec.train import Train
 from ray_app.spec.tune import Stage
+from ray_app.tune.state import Saved
 from ray_app.tune.store import digest, read_state, write_json, write_state
 from ray_app.tune.training import Epoch, Judge, Rows, train
 
@@ -97,6 +98,8 @@ def fine_tune(
     *,
     judge: Judge | None = None,
     teacher: Encoder | None = None,
+    saved: Saved | None = None,
+    until: int | None = None,
 ) -> None:
     """Train an encoder in place with the objectives and the adapter that the settings name.
 
@@ -110,6 +113,8 @@ def fine_tune(
         on_epoch: See train.
         judge: See train.
         teacher: A model of its own, for objectives that learn from one; it is frozen.
+        saved: See train.
+        until: See train.
     """
     adapter: Adapter | None = None
     if how.adapter is not None:
@@ -123,7 +128,17 @@ def fine_tune(
         if on_epoch is not None:
             on_epoch(epoch)
 
-    train(encoder, objective_for(how, encoder, teacher), rows, how, ended, judge=judge, adapter=adapter)
+    train(
+        encoder,
+        objective_for(how, encoder, teacher),
+        rows,
+        how,
+        ended,
+        judge=judge,
+        adapter=adapter,
+        saved=saved,
+        until=until,
+    )
 
 
 def objective_for(how: Train, encoder: Encoder, teacher: Encoder | None = None) -> Objective:

@@ -3,9 +3,10 @@
 import os
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
@@ -28,9 +29,12 @@ from ray_app.tune.pbt import Population
 from ray_app.tune.plan import Plan
 from ray_app.tune.rounds import Rounds, clock
 from ray_app.tune.search import LedgerSearch, Proposals, trial_name
-from ray_app.tune.start import Start, build_model, fine_tune
-from ray_app.tune.store import file_key, read_state, write_state
+from ray_app.tune.start import build_model, fine_tune
+from ray_app.tune.store import file_key, write_state
 from ray_app.tune.training import Epoch, Rows, logits_of
+
+if TYPE_CHECKING:
+    from ray_app.methods import StateDict
 
 # A process that dies of what it does dies each time.
 _TRIES = 2
@@ -45,8 +49,9 @@ class Shared:
     model: Method
     num_classes: int
     sweep: Sweep
-    start: Start
-    teacher: Start | None
+    start: "ray.ObjectRef[StateDict]"
+    """What all trials begin with; read once a node, as rows are."""
+    teacher: "ray.ObjectRef[StateDict] | None"
     """What an objective that learns from a teacher asks."""
     training: "ray.ObjectRef[Rows]"
     """To Rows; read from the node's object store, without a copy."""
@@ -85,6 +90,9 @@ def _in_rounds(shared: Shared, reporter: Reporter) -> None:
 def _one_by_one(shared: Shared, ledger: Ledger, reporter: Reporter) -> None:
     sweep = shared.sweep
     ended = {trial.name for trial in ledger.ended()}
+    for name in ended:
+        # A kill after its record, and before this, left it.
+        ledger.state(name).delete()
     left = [index for index in range(sweep.runs) if trial_name(index) not in ended]
     with reporter.work("sweep", sweep.runs) as work:
         if ended:
@@ -131,20 +139,43 @@ def _tune(shared: Shared, ledger: Ledger, left: list[int], watch: "_Watch") -> N
 
 
 def run_trial(config: dict[str, Any], shared: Shared) -> None:
-    """One trial, in a Ray worker: train from the start, report each epoch, leave the weights.
+    """One trial, in a worker of Ray Tune, which hears of each epoch."""
+    train_trial(config["name"], config["config"], shared, tune.report)
 
-    An error is recorded and ends this trial only.
+
+def train_trial(
+    name: str,
+    config: dict[str, Any],
+    shared: Shared,
+    report: Callable[[dict[str, float]], None] | None = None,
+    until: int | None = None,
+) -> None:
+    """Train a trial from the start, or from where it was killed, and leave its weights.
+
+    Its record is written each epoch. An error is recorded and ends this trial only.
+
+    Args:
+        name: The trial's.
+        config: Its settings, over the defaults.
+        shared: What it reads.
+        report: Hears of each epoch, after the record.
+        until: Stop after this epoch, to go on later; None: train to the end.
     """
     ledger = Ledger(shared.folder)
-    before = ledger.read(config["name"])
-    trial = Trial(config["name"], config["config"], tries=1 + (before.tries if before else 0))
-    ledger.write(trial)
+    saved = ledger.state(name, shared.sweep.save_every_s)
+    trial = ledger.read(name) or Trial(name, config)
+    trial.status, trial.error, trial.config, trial.tries = "running", None, config, trial.tries + 1
     torch.set_num_threads(max(1, int(shared.sweep.resources.cpu)))
     keep_freed_memory()
-    training, validation = ray.get([shared.training, shared.validation])
-    begun = time.perf_counter()
     try:
-        how = settings(shared.sweep.train, trial.config)
+        # What was trained after the state was saved is trained again, and told again.
+        done = saved.epoch
+        trial.seconds *= done / max(1, len(trial.curve))
+        trial.curve = trial.curve[:done]
+        ledger.write(trial)
+        training, validation = ray.get([shared.training, shared.validation])
+        begun = time.perf_counter() - trial.seconds
+        how = settings(shared.sweep.train, config)
         encoder = _encoder(shared, shared.start)
         sign = _sign(shared.sweep)
 
@@ -164,11 +195,12 @@ def run_trial(config: dict[str, Any], shared: Shared) -> None:
                 cycle = epoch.number // (how.epochs // how.cycles)
                 write_state(ledger.snapshot(trial.name, cycle), encoder.state_dict())
             ledger.write(trial)
-            tune.report(trial.curve[-1])
+            if report is not None:
+                report(trial.curve[-1])
 
         teacher = _encoder(shared, shared.teacher) if shared.teacher is not None else None
         rows = training[slice(shared.sweep.rows)]
-        fine_tune(encoder, rows, how, on_epoch, judge=judge, teacher=teacher)
+        fine_tune(encoder, rows, how, on_epoch, judge=judge, teacher=teacher, saved=saved, until=until)
     except Exception as error:  # noqa: BLE001  # whatever it is, it ends this trial only, and is kept
         trial.status, trial.error = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
         ledger.write(trial)
@@ -182,9 +214,10 @@ def _leave(shared: Shared, path: Path, encoder: Encoder, validation: Rows) -> No
     kept.keep_logits(file_key(path), validation, logits_of(encoder, validation))
 
 
-def _encoder(shared: Shared, start: Start) -> Encoder:
+def _encoder(shared: Shared, weights: "ray.ObjectRef[StateDict]") -> Encoder:
     encoder = build_model(shared.model, shared.num_classes)
-    encoder.load_state_dict(read_state(start.path))
+    state: StateDict = ray.get(weights)
+    encoder.load_state_dict(state)
     return encoder.to("cuda" if shared.sweep.resources.gpu and torch.cuda.is_available() else "cpu")
 
 
@@ -219,6 +252,7 @@ class _Watch(TrialProgressCallback):
         if record.status == "running":
             record.status = "stopped"
             self._ledger.write(record)
+        self._ledger.state(name).delete()
         if record.status == "finished" and self._sweep.keep is not None:
             self._ledger.keep_best(self._sweep.keep, self._sweep.metric, _sign(self._sweep))
         metric = self._sweep.metric
@@ -235,6 +269,7 @@ class _Watch(TrialProgressCallback):
         record.status = "failed"
         record.error = f"the worker was lost {max(tries, 1)} times: {_reason(trial)}; out of memory?"
         self._ledger.write(record)
+        self._ledger.state(name).delete()
         self._told(record, record.error)
 
     def _told(self, record: Trial, what: str) -> None:

@@ -15,6 +15,10 @@ from ray_app.methods.encoders import Encoder, Inputs
 from ray_app.methods.objectives import Objective, TrainBatch
 from ray_app.spec.train import Train
 from ray_app.tune.augment import Augmentation, lent
+from ray_app.tune.state import Saved, chance, set_chance
+
+_SETTINGS = ("initial_lr", "weight_decay")
+"""What settings say of an optimiser's groups, beside what its options do."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ def train(
     *,
     judge: Judge | None = None,
     adapter: Adapter | None = None,
+    saved: Saved | None = None,
+    until: int | None = None,
 ) -> None:
     """Train a model in place; it is in eval mode afterwards.
 
@@ -87,12 +93,20 @@ def train(
         on_epoch: Called after each epoch; the model is in eval mode then.
         judge: Called before it; what `patience` goes by.
         adapter: What is attached to the model, for its penalty.
+        saved: Training goes on from the state there, if there is one, and leaves its own there now and then.
+            The model is what it was when that training began; settings may have changed, as long as the same
+            things train.
+        until: Training stops after this epoch, and its state is written; it was not the last one. The course
+            of the learning rate stays that of all epochs.
 
     Raises:
         ValueError: No rows, or rows, a model or a device that do not fit the settings.
+        RunError: The saved state is not readable, or another model's.
         FloatingPointError: The loss, a gradient or a weight is no longer finite.
     """
     _check(model, objective, rows, how, judge)
+    if until is not None and saved is None:
+        raise ValueError(f"train: until={until} needs `saved`, where the rest can be gone on from")
     objective.to(model.device)
     every = torch.arange(len(rows))
     objective.begin(model, TrainBatch(rows.inputs, rows.labels, row=every))
@@ -102,7 +116,8 @@ def train(
     steps = Steps(model, objective, how, adapter, how.epochs * len(_batches(every, size)))
     best = Best(how.patience) if how.patience is not None else None
     with lent(how.seed, model.device):
-        for number in range(1, how.epochs + 1):
+        done = _restore(saved, steps, best, generator) if saved is not None else 0
+        for number in range(done + 1, (until or how.epochs) + 1):
             model.train()
             objective.train()
             logged: dict[str, float] = {}
@@ -124,7 +139,26 @@ def train(
                 if last:
                     steps.keep()
                     break
+            # After it was told: what is told again can be left out, what never was could not be made up.
+            if saved is not None and (saved.due or number == until):
+                state = {"steps": steps.state(), "best": best.state() if best is not None else None}
+                saved.write(number, {**state, "chance": chance(generator, model.device)})
     model.eval()
+
+
+def _restore(saved: Saved, steps: "Steps", best: "Best | None", generator: torch.Generator) -> int:
+    """Go on from a saved state, if there is one; return how many epochs it had."""
+    found = saved.read()
+    if found is None:
+        return 0
+    try:
+        steps.load(found["steps"])
+        if best is not None and found["best"] is not None:
+            best.load(found["best"])
+        set_chance(found["chance"], generator, steps.device)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise saved.refused(f"another training's: {str(error).splitlines()[0]}") from error
+    return saved.epoch
 
 
 class Steps:
@@ -180,6 +214,43 @@ class Steps:
             self._average.update_parameters(self._model)
         self._step += 1
         return logged
+
+    @property
+    def device(self) -> torch.device:
+        """The model's."""
+        return self._model.device
+
+    def state(self) -> dict[str, Any]:
+        """Return what `load` goes on from; the learning rate follows from the number of steps."""
+        return {
+            "model": self._model.state_dict(),
+            "objective": self._objective.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "average": self._average.state_dict() if self._average is not None else None,
+            "step": self._step,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from there, with the settings that are given now.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: The state is of something else.
+        """
+        self._model.load_state_dict(state["model"])
+        self._objective.load_state_dict(state["objective"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        settings = [{key: group[key] for key in _SETTINGS} for group in self._optimizer.param_groups]
+        self._optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"]:
+            self._scaler.load_state_dict(state["scaler"])
+        self._step = self._scheduler.last_epoch = state["step"]
+        # Some optimisers count in their groups: those numbers are the state's, the settings are not.
+        for group, given, factor in zip(
+            self._optimizer.param_groups, settings, self._scheduler.lr_lambdas, strict=True
+        ):
+            group.update(given, lr=given["initial_lr"] * factor(self._step))
 
     def check_finite(self) -> None:
         """Refuse to go on with weights that exploded in the latest step.
@@ -253,6 +324,15 @@ class Best:
         else:
             self._waited += 1
         return self._waited >= self._patience
+
+    def state(self) -> dict[str, Any]:
+        """Return what `load` goes on from."""
+        return {"waited": self._waited, "score": self._score, "judged": self._judged, "state": self._state}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._waited, self._score = state["waited"], state["score"]
+        self._judged, self._state = state["judged"], state["state"]
 
     def restore(self, model: nn.Module) -> dict[str, float]:
         """Give a model the best epoch's weights; return what was judged of them."""

@@ -23,7 +23,7 @@ DRIVER_KILLS, TRIAL_KILLS = 3, 7
 DEADLINE_S = 400
 POLL_S = 0.05
 # So many that the last kill still finds something to kill.
-SWEEP = {"trials": 14, "train": {"epochs": 6, "batch_size": 20, "lr": 3e-3}}
+SWEEP = {"trials": 14, "train": {"epochs": 6, "batch_size": 20, "lr": 3e-3}, "save_every_s": 0}
 
 
 def records(folder: Path) -> dict[str, Trial]:

@@ -21,6 +21,7 @@ from ray_app.tune.report import write_report
 from ray_app.tune.run import TuneRun, read_rows, run
 from ray_app.tune.start import build_model
 from ray_app.tune.store import read_state
+from ray_app.tune.sweep import Shared, train_trial
 from ray_app.tune.training import recalibrate
 from tests.tune.specs import TINY, tiny
 
@@ -95,6 +96,41 @@ def test_the_start_has_the_statistics_of_the_rows_that_trials_see(made: TuneRun)
     assert statistics
     for name in statistics:
         torch.testing.assert_close(start[name], encoder.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_trial_goes_on_from_its_state_and_ends_as_if_nothing_had_happened(
+    made: TuneRun, tmp_path: Path
+) -> None:
+    import ray
+
+    spec = tiny(sweep={**TINY["sweep"], "train": {**TINY["sweep"]["train"], "epochs": 4}})
+    data = open_dataset(spec.dataset)
+    (start,) = made.folder.glob("stages/start-*/weights.safetensors")
+    rows = [ray.put(read_rows(spec.model, data, split, None, None)) for split in ("train", "validation")]
+    heard: list[list[int]] = []
+
+    def train(name: str, until: int | None = None) -> None:
+        shared = Shared(
+            spec.model, 10, spec.sweep, ray.put(read_state(start)), None, *rows, tmp_path / "trials"
+        )
+        heard.append([])
+        train_trial(name, {"lr": 2e-3}, shared, lambda epoch: heard[-1].append(epoch["epoch"]), until)
+
+    ledger = Ledger(tmp_path / "trials")
+    train("whole")
+    train("parts", until=2)
+    stopped = ledger.read("parts")
+    assert (stopped.status, ledger.state("parts").epoch) == ("running", 2)
+    # As if it had been killed an epoch after the state was saved.
+    stopped.curve.append({"epoch": 3, "accuracy": 0.0})
+    ledger.write(stopped)
+    train("parts")
+    assert heard == [[1, 2, 3, 4], [1, 2], [3, 4]]
+    weights = [read_state(ledger.weights(name)) for name in ("whole", "parts")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    whole, parts = ledger.read("whole"), ledger.read("parts")
+    assert parts.curve == whole.curve
+    assert (whole.tries, parts.tries) == (1, 2)
 
 
 def test_run_again_it_does_nothing_again(made: TuneRun) -> None:
