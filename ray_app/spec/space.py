@@ -110,7 +110,7 @@ def draw(space: Space, trial: "optuna.Trial") -> dict[str, Any]:
     for key in order(space):
         if not _holds(space, key, config):
             continue
-        kind, values = _kind(space[key])
+        kind, values = kind_of(space[key])
         if kind in LISTS:
             config[key] = values[trial.suggest_categorical(key, list(range(len(values))))]
         elif kind == "int":
@@ -132,7 +132,7 @@ def encoded(space: Space, config: Mapping[str, Any]) -> "tuple[dict[str, Any], d
     params: dict[str, Any] = {}
     made: dict[str, BaseDistribution] = {}
     for key, value in config.items():
-        kind, values = _kind(space[key])
+        kind, values = kind_of(space[key])
         if kind in LISTS:
             made[key] = CategoricalDistribution(list(range(len(values))))
             params[key] = values.index(value)
@@ -158,7 +158,7 @@ def combinations(space: Space) -> Iterator[dict[str, Any]]:
         if _list_of(space[key]) is None:
             raise ValueError(f"space.{key}: a grid needs values: {{grid: [...]}}; or use search: random")
     seen: list[dict[str, Any]] = []
-    for values in product(*(_kind(space[key])[1] for key in keys)):
+    for values in product(*(kind_of(space[key])[1] for key in keys)):
         config: dict[str, Any] = {}
         for key, value in zip(keys, values, strict=True):
             if _holds(space, key, config):
@@ -191,10 +191,11 @@ def _any(values: Sequence[Any]) -> str:
     return " or ".join(map(repr, values))
 
 
-def _kind(distribution: Mapping[str, Any]) -> tuple[str, list[Any]]:
+def kind_of(distribution: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """Return what a distribution is, and its values: the two ends, or all of a list."""
     return next((kind, values) for kind, values in distribution.items() if kind != WHEN)
 
 
 def _list_of(distribution: Mapping[str, Any]) -> list[Any] | None:
-    kind, values = _kind(distribution)
+    kind, values = kind_of(distribution)
     return values if kind in LISTS else None

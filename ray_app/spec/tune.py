@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from ray_app import registry
-from ray_app.spec import Combiner, Detector, Encoder, Head, Key, Method, Spec, Transform
+from ray_app.spec import Combiner, Detector, Encoder, Head, Key, Method, Spec, Transform, rounds
 from ray_app.spec.space import check, combinations, conditions, corners
 from ray_app.spec.train import Train, settings
 
@@ -45,15 +45,27 @@ class Resources(Spec):
 
 
 class Scheduler(Spec):
-    """Which trials end early."""
+    """Which trials end early, or go on from others."""
 
-    name: Literal["none", "asha", "median"] = "none"
+    name: Literal["none", "asha", "median", "hyperband", "pbt"] = "none"
     """asha: at each rung one in `reduction` goes on. median: who is below the median of the others' running
-    means ends."""
+    means ends. hyperband: brackets that halve their trials sooner or later. pbt: a population whose worst go
+    on from the best, with other settings."""
     grace: int = Field(default=1, ge=1)
     """Epochs that every trial has."""
     reduction: int = Field(default=3, ge=2)
     """One in so many goes on at each rung."""
+    interval: int = Field(default=1, ge=1)
+    """pbt: epochs between two looks at the population."""
+    quantile: float = Field(default=0.25, gt=0, le=0.5)
+    """pbt: share of the population that goes on from an equally large share, the best."""
+    resample: float = Field(default=0.25, ge=0, le=1)
+    """pbt: chance of each setting to be drawn anew instead of moved."""
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether trials are trained in rounds, each up to an epoch, with a decision after it."""
+        return self.name in ("hyperband", "pbt")
 
 
 class Budget(Spec):
@@ -115,9 +127,17 @@ class Sweep(Spec):
             raise ValueError("seeds: `seed` is in the space already; drop one of the two")
         return self
 
+    @model_validator(mode="after")
+    def _can_go_in_rounds(self) -> "Sweep":
+        if self.scheduler.in_rounds:
+            rounds.check(self)
+        return self
+
     @property
     def configurations(self) -> int:
         """How many different settings are tried, the defaults among them."""
+        if self.scheduler.name == "hyperband":
+            return self.trials or sum(bracket[0].trials for bracket in self.brackets())
         if self.search != "grid":
             return self.trials or _USUAL_TRIALS
         every = 1 + sum(1 for _ in combinations(self.space))
@@ -142,6 +162,10 @@ class Sweep(Spec):
             for value in values
         ]
         return [self.train, *at_ends]
+
+    def brackets(self) -> list[list[rounds.Rung]]:
+        """Return HyperBand's brackets as the paper has them, the one that stops earliest first."""
+        return rounds.brackets(self.train.epochs, self.scheduler.reduction, self.scheduler.grace)
 
     def _enabling(self, key: str) -> dict[str, Any]:
         """Values of other keys with which a key is set at all."""

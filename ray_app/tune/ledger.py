@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +16,16 @@ from ray_app.tune.store import file_key, open_state, read_json, write_json
 Status: TypeAlias = Literal["running", "finished", "stopped", "failed"]
 RECORD = "trial.json"
 WEIGHTS = "candidate.safetensors"
+
+
+class Change(TypedDict):
+    """From an epoch on, a trial has other settings."""
+
+    epoch: int
+    """So many were trained before."""
+    parent: str | None
+    """The trial whose state it went on from; None: its own."""
+    config: dict[str, Any]
 
 
 @dataclass
@@ -35,6 +45,12 @@ class Trial:
     """How often a process began with it; more than once where one was lost."""
     dropped: bool = False
     """Whether its weights were deleted: others were better, and so many are kept."""
+    lineage: list[Change] = field(default_factory=list)
+    """Its settings from the start on, where they change under way; empty: `config` throughout."""
+
+    def at(self, metric: str, epoch: int) -> float | None:
+        """Return a metric's value after an epoch, from 1; nan: it was none; None: it has not come so far."""
+        return self.curve[epoch - 1].get(metric, math.nan) if len(self.curve) >= epoch else None
 
     def last(self, metric: str) -> float:
         """Return the latest value of a metric; nan when it has none."""

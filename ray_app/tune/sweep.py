@@ -23,7 +23,11 @@ from ray_app.spec import Method
 from ray_app.spec.train import settings
 from ray_app.spec.tune import Sweep
 from ray_app.tune.combine import Kept
+from ray_app.tune.hyperband import HyperBand
 from ray_app.tune.ledger import Ledger, Trial
+from ray_app.tune.pbt import Population
+from ray_app.tune.plan import Plan
+from ray_app.tune.rounds import Rounds, clock
 from ray_app.tune.search import LedgerSearch, Proposals, trial_name
 from ray_app.tune.start import build_model, fine_tune
 from ray_app.tune.store import file_key, write_state
@@ -63,6 +67,28 @@ def run_sweep(shared: Shared, reporter: Reporter) -> Ledger:
         RunError: Every trial failed; the message has the first error.
     """
     sweep, ledger = shared.sweep, Ledger(shared.folder)
+    if sweep.scheduler.in_rounds:
+        _in_rounds(shared, reporter)
+    else:
+        _one_by_one(shared, ledger, reporter)
+    if sweep.keep is not None:
+        # A run that was killed between a record and this would have kept more.
+        ledger.keep_best(sweep.keep, sweep.metric, _sign(sweep))
+    if not any(trial.status == "finished" for trial in ledger.trials()):
+        errors = [trial.error for trial in ledger.trials() if trial.error] or ["no trial finished"]
+        raise RunError(f"every trial failed; the first error: {errors[0]} (records: {ledger.folder})")
+    return ledger
+
+
+def _in_rounds(shared: Shared, reporter: Reporter) -> None:
+    sweep, sign = shared.sweep, _sign(shared.sweep)
+    plan: Plan = (HyperBand if sweep.scheduler.name == "hyperband" else Population)(sweep, sign)
+    with reporter.work("sweep, epochs", plan.epochs) as work:
+        Rounds(plan, train_trial, shared, work, sign, _TRIES + 1).run()
+
+
+def _one_by_one(shared: Shared, ledger: Ledger, reporter: Reporter) -> None:
+    sweep = shared.sweep
     ended = {trial.name for trial in ledger.ended()}
     for name in ended:
         # A kill after its record, and before this, left it.
@@ -79,13 +105,6 @@ def run_sweep(shared: Shared, reporter: Reporter) -> Ledger:
             watch.chances, watch.lost = chances, set()
             _tune(shared, ledger, left, watch)
             left = [index for index in left if trial_name(index) in watch.lost]
-    if sweep.keep is not None:
-        # A run that was killed between a record and this would have kept more.
-        ledger.keep_best(sweep.keep, sweep.metric, _sign(sweep))
-    if not any(trial.status == "finished" for trial in ledger.trials()):
-        errors = [trial.error for trial in ledger.trials() if trial.error] or ["no trial finished"]
-        raise RunError(f"every trial failed; the first error: {errors[0]} (records: {ledger.folder})")
-    return ledger
 
 
 def _tune(shared: Shared, ledger: Ledger, left: list[int], watch: "_Watch") -> None:
@@ -263,23 +282,12 @@ class _Watch(TrialProgressCallback):
         note = f"{record.status} trial {record.name}: {what}"
         if best is not None:
             note += f"; best {best.name} {best.last(metric):.4f}"
-        self._work.advance(1, f"{note}; {_clock(seconds)} left")
+        self._work.advance(1, f"{note}; {clock(seconds)} left")
 
 
 def _sign(sweep: Sweep) -> float:
     """What a metric is multiplied with to be higher for better."""
     return -1.0 if sweep.metric == "nll" else 1.0
-
-
-def _clock(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return (
-        f"{round(seconds)} s"
-        if seconds < 90
-        else f"{minutes} min"
-        if minutes < 90
-        else f"{minutes / 60:.1f} h"
-    )
 
 
 def _reason(trial: Any) -> str:
