@@ -10,6 +10,8 @@ from ray_app.spec.space import check, combinations, conditions, corners
 from ray_app.spec.train import Train, settings
 
 _USUAL_TRIALS = 8
+# CPUs of a process that waits for others; Ray needs some to place it.
+_WATCHING = 0.01
 
 
 class Stage(Spec):
@@ -38,10 +40,34 @@ class Stage(Spec):
 
 
 class Resources(Spec):
-    """What one trial holds, and how many threads torch has in it."""
+    """What one trial holds: each of its processes so much, with as many threads as it has CPUs."""
 
     cpu: float = Field(default=1.0, gt=0)
     gpu: float = Field(default=0.0, ge=0)
+    workers: int = Field(default=1, ge=1, le=4096)
+    """Processes that train one model together, through Ray Train; each computes a share of every batch."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several hold the model: each all of it, or each a share of every weight."""
+
+    @property
+    def held(self) -> tuple[float, float]:
+        """CPUs and GPUs of the process that a trial is: next to nothing, where others train for it."""
+        return (self.cpu, self.gpu) if self.workers == 1 else (_WATCHING, 0.0)
+
+    @property
+    def all_held(self) -> tuple[float, float]:
+        """CPUs and GPUs of all processes of a trial."""
+        if self.workers == 1:
+            return self.held
+        return self.workers * self.cpu + _WATCHING, self.workers * self.gpu
+
+    @model_validator(mode="after")
+    def _whole_devices(self) -> "Resources":
+        if self.workers > 1 and self.gpu != int(self.gpu):
+            raise ValueError(
+                f"gpu: each of {self.workers} workers needs a GPU of its own, got {self.gpu:g}; give 1, or 0"
+            )
+        return self
 
 
 class Scheduler(Spec):
@@ -132,6 +158,20 @@ class Sweep(Spec):
         if self.scheduler.in_rounds:
             rounds.check(self)
         return self
+
+    @model_validator(mode="after")
+    def _workers_are_seen(self) -> "Sweep":
+        if self.resources.workers > 1 and self.scheduler.name in ("asha", "median"):
+            raise ValueError(
+                f"scheduler: {self.scheduler.name} stops trials between epochs, and hears of none where several "
+                "workers train one; use hyperband, which trains in rounds, or none"
+            )
+        return self
+
+    @property
+    def sign(self) -> float:
+        """What the metric is multiplied with to be higher for better."""
+        return -1.0 if self.metric == "nll" else 1.0
 
     @property
     def configurations(self) -> int:

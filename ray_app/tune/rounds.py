@@ -16,7 +16,7 @@ from ray_app.tune.plan import Copy, Part, Plan
 from ray_app.tune.search import trial_name
 
 if TYPE_CHECKING:
-    from ray_app.tune.sweep import Shared
+    from ray_app.tune.trial import Shared
 
 
 @dataclass
@@ -46,7 +46,8 @@ class Rounds:
         sweep = self.shared.sweep
         self._ledger = Ledger(self.shared.folder)
         # max_calls: where a GPU is held, Ray would else begin a process for each part.
-        resources = {"num_cpus": sweep.resources.cpu, "num_gpus": sweep.resources.gpu}
+        cpus, gpus = sweep.resources.held
+        resources = {"num_cpus": cpus, "num_gpus": gpus}
         self._task: Any = ray.remote(**resources, max_retries=0, max_calls=0)(self.train)
         self._begun = time.monotonic()
         self._before = 0

@@ -25,8 +25,9 @@ from ray_app.tune.export import Origin, Splits, export
 from ray_app.tune.ledger import Ledger
 from ray_app.tune.start import Start, build_model, linear_probe, run_stage, stage_key
 from ray_app.tune.store import digest, open_state, read_json, read_state, write_json, write_state
-from ray_app.tune.sweep import KEPT, Shared, run_sweep
+from ray_app.tune.sweep import run_sweep
 from ray_app.tune.training import Rows, logits_of, recalibrate
+from ray_app.tune.trial import KEPT, Shared
 
 RECORD = "run.json"
 """What a folder is for."""
@@ -59,7 +60,7 @@ def run(spec: TuneSpec, folder: Path, reporter: Reporter) -> TuneRun:
         data.check_split(split)
     for stage in spec.stages:
         (open_dataset(stage.dataset) if stage.dataset else data).check_split(stage.split)
-    check_resources(spec.sweep.resources.cpu, spec.sweep.resources.gpu, "sweep.resources")
+    check_resources(*spec.sweep.resources.all_held, "sweep.resources")
     unclaimed = _unclaimed(folder, spec, data)
     splits = _Splits(
         *(_rows(spec, data, split) for split in (spec.train_split, spec.validation_split, spec.test_split))
@@ -81,7 +82,7 @@ def run(spec: TuneSpec, folder: Path, reporter: Reporter) -> TuneRun:
         folder / "trials",
     )
     ledger = run_sweep(shared, reporter)
-    sign = -1.0 if spec.sweep.metric == "nll" else 1.0
+    sign = spec.sweep.sign
     ledger.write_table(folder / "leaderboard.parquet", spec.sweep.metric, sign)
     with reporter.work("combine", len(spec.combine) + 1) as work:
         places = _Places(folder, start)
@@ -238,7 +239,7 @@ def _combine(
     test: Rows,
 ) -> list[Result]:
     encoder = build_model(spec.model, num_classes)
-    sign, metric = -1.0 if spec.sweep.metric == "nll" else 1.0, spec.sweep.metric
+    sign, metric = spec.sweep.sign, spec.sweep.metric
     candidates = Ledger(places.folder / "trials").candidates(metric, sign)
     training = training[slice(spec.sweep.rows)]
 

@@ -1,63 +1,32 @@
 """The sweep: Ray Tune runs the trials that the ledger lacks, each from the shared start."""
 
+import math
 import os
 import time
-import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import ray
-import torch
 from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from ray_app.errors import RunError
-from ray_app.methods.encoders import Encoder
-from ray_app.metrics.classification import accuracy, nll
 from ray_app.progress import Reporter, Work
-from ray_app.session import keep_freed_memory
-from ray_app.spec import Method
+from ray_app.session import total_cpus, total_gpus
 from ray_app.spec.train import settings
 from ray_app.spec.tune import Sweep
-from ray_app.tune.combine import Kept
 from ray_app.tune.hyperband import HyperBand
 from ray_app.tune.ledger import Ledger, Trial
 from ray_app.tune.pbt import Population
 from ray_app.tune.plan import Plan
 from ray_app.tune.rounds import Rounds, clock
 from ray_app.tune.search import LedgerSearch, Proposals, trial_name
-from ray_app.tune.start import build_model, fine_tune
-from ray_app.tune.store import file_key, write_state
-from ray_app.tune.training import Epoch, Rows, logits_of
-
-if TYPE_CHECKING:
-    from ray_app.methods import StateDict
+from ray_app.tune.trial import Shared, train_trial
+from ray_app.tune.workers import train_together
 
 # A process that dies of what it does dies each time.
 _TRIES = 2
-KEPT = "kept"
-"""Folder of a run: logits that were computed once."""
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What every trial of a sweep reads; it travels once, by reference."""
-
-    model: Method
-    num_classes: int
-    sweep: Sweep
-    start: "ray.ObjectRef[StateDict]"
-    """What all trials begin with; read once a node, as rows are."""
-    teacher: "ray.ObjectRef[StateDict] | None"
-    """What an objective that learns from a teacher asks."""
-    training: "ray.ObjectRef[Rows]"
-    """To Rows; read from the node's object store, without a copy."""
-    validation: "ray.ObjectRef[Rows]"
-    folder: Path
-    """Absolute, of the ledger."""
 
 
 def run_sweep(shared: Shared, reporter: Reporter) -> Ledger:
@@ -66,6 +35,8 @@ def run_sweep(shared: Shared, reporter: Reporter) -> Ledger:
     Raises:
         RunError: Every trial failed; the message has the first error.
     """
+    if shared.sweep.resources.workers > 1:
+        shared = replace(shared, sweep=_as_many_as_fit(shared.sweep))
     sweep, ledger = shared.sweep, Ledger(shared.folder)
     if sweep.scheduler.in_rounds:
         _in_rounds(shared, reporter)
@@ -73,18 +44,25 @@ def run_sweep(shared: Shared, reporter: Reporter) -> Ledger:
         _one_by_one(shared, ledger, reporter)
     if sweep.keep is not None:
         # A run that was killed between a record and this would have kept more.
-        ledger.keep_best(sweep.keep, sweep.metric, _sign(sweep))
+        ledger.keep_best(sweep.keep, sweep.metric, sweep.sign)
     if not any(trial.status == "finished" for trial in ledger.trials()):
         errors = [trial.error for trial in ledger.trials() if trial.error] or ["no trial finished"]
         raise RunError(f"every trial failed; the first error: {errors[0]} (records: {ledger.folder})")
     return ledger
 
 
+def _as_many_as_fit(sweep: Sweep) -> Sweep:
+    """Bound how many trials there are at a time: Ray places them one by one, and half of each would wait."""
+    cpus, gpus = sweep.resources.all_held
+    fit = int(min(total_cpus() / cpus, total_gpus() / gpus if gpus else math.inf))
+    return sweep.model_copy(update={"concurrent": max(1, min(fit, sweep.concurrent or fit))})
+
+
 def _in_rounds(shared: Shared, reporter: Reporter) -> None:
-    sweep, sign = shared.sweep, _sign(shared.sweep)
+    sweep, sign = shared.sweep, shared.sweep.sign
     plan: Plan = (HyperBand if sweep.scheduler.name == "hyperband" else Population)(sweep, sign)
     with reporter.work("sweep, epochs", plan.epochs) as work:
-        Rounds(plan, train_trial, shared, work, sign, _TRIES + 1).run()
+        Rounds(plan, train_part, shared, work, sign, _TRIES + 1).run()
 
 
 def _one_by_one(shared: Shared, ledger: Ledger, reporter: Reporter) -> None:
@@ -110,14 +88,14 @@ def _one_by_one(shared: Shared, ledger: Ledger, reporter: Reporter) -> None:
 def _tune(shared: Shared, ledger: Ledger, left: list[int], watch: "_Watch") -> None:
     sweep = shared.sweep
     mode = "min" if sweep.metric == "nll" else "max"
-    resources = {"cpu": sweep.resources.cpu, "gpu": sweep.resources.gpu}
+    cpus, gpus = sweep.resources.held
     # A trial that fails in its first epoch reports nothing; without this it would end the whole sweep.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     # The ledger is the state; Tune's own is not used.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
     proposals = Proposals(sweep, ledger.trials())
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, shared=shared), resources),
+        tune.with_resources(tune.with_parameters(run_trial, shared=shared), {"cpu": cpus, "gpu": gpus}),
         tune_config=tune.TuneConfig(
             search_alg=LedgerSearch(proposals, left, sweep.metric, mode, ledger.epochs, watch.begun),
             scheduler=_scheduler(sweep, mode),
@@ -139,86 +117,23 @@ def _tune(shared: Shared, ledger: Ledger, left: list[int], watch: "_Watch") -> N
 
 
 def run_trial(config: dict[str, Any], shared: Shared) -> None:
-    """One trial, in a worker of Ray Tune, which hears of each epoch."""
-    train_trial(config["name"], config["config"], shared, tune.report)
+    """One trial, in a worker of Ray Tune, which hears of each epoch, or of the end of what others trained."""
+    name = config["name"]
+    if shared.sweep.resources.workers == 1:
+        train_trial(name, config["config"], shared, tune.report)
+        return
+    train_together(name, config["config"], shared, tries=_TRIES + 1)
+    record = Ledger(shared.folder).read(name)
+    if record is not None and record.curve:
+        tune.report(record.curve[-1])
 
 
-def train_trial(
-    name: str,
-    config: dict[str, Any],
-    shared: Shared,
-    report: Callable[[dict[str, float]], None] | None = None,
-    until: int | None = None,
-) -> None:
-    """Train a trial from the start, or from where it was killed, and leave its weights.
-
-    Its record is written each epoch. An error is recorded and ends this trial only.
-
-    Args:
-        name: The trial's.
-        config: Its settings, over the defaults.
-        shared: What it reads.
-        report: Hears of each epoch, after the record.
-        until: Stop after this epoch, to go on later; None: train to the end.
-    """
-    ledger = Ledger(shared.folder)
-    saved = ledger.state(name, shared.sweep.save_every_s)
-    trial = ledger.read(name) or Trial(name, config)
-    trial.status, trial.error, trial.config, trial.tries = "running", None, config, trial.tries + 1
-    torch.set_num_threads(max(1, int(shared.sweep.resources.cpu)))
-    keep_freed_memory()
-    try:
-        # What was trained after the state was saved is trained again, and told again.
-        done = saved.epoch
-        trial.seconds *= done / max(1, len(trial.curve))
-        trial.curve = trial.curve[:done]
-        ledger.write(trial)
-        training, validation = ray.get([shared.training, shared.validation])
-        begun = time.perf_counter() - trial.seconds
-        how = settings(shared.sweep.train, config)
-        encoder = _encoder(shared, shared.start)
-        sign = _sign(shared.sweep)
-
-        def judge() -> tuple[float, dict[str, float]]:
-            proba = torch.softmax(logits_of(encoder, validation), 1).numpy()
-            labels = validation.labels.numpy()
-            found = {"accuracy": accuracy(proba, labels), "nll": nll(proba, labels)}
-            return sign * found[shared.sweep.metric], found
-
-        def on_epoch(epoch: Epoch) -> None:
-            trial.curve.append({**epoch.logged, "epoch": epoch.number})
-            trial.seconds = time.perf_counter() - begun
-            if epoch.last:
-                _leave(shared, ledger.weights(trial.name), encoder, validation)
-                trial.status = "finished"
-            elif how.cycles > 1 and epoch.number % (how.epochs // how.cycles) == 0:
-                cycle = epoch.number // (how.epochs // how.cycles)
-                write_state(ledger.snapshot(trial.name, cycle), encoder.state_dict())
-            ledger.write(trial)
-            if report is not None:
-                report(trial.curve[-1])
-
-        teacher = _encoder(shared, shared.teacher) if shared.teacher is not None else None
-        rows = training[slice(shared.sweep.rows)]
-        fine_tune(encoder, rows, how, on_epoch, judge=judge, teacher=teacher, saved=saved, until=until)
-    except Exception as error:  # noqa: BLE001  # whatever it is, it ends this trial only, and is kept
-        trial.status, trial.error = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
-        ledger.write(trial)
-        (ledger.folder / trial.name / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-
-
-def _leave(shared: Shared, path: Path, encoder: Encoder, validation: Rows) -> None:
-    """Write a trial's weights, and beside them the logits that combiners will ask for."""
-    write_state(path, encoder.state_dict())
-    kept = Kept(shared.folder.parent / KEPT)
-    kept.keep_logits(file_key(path), validation, logits_of(encoder, validation))
-
-
-def _encoder(shared: Shared, weights: "ray.ObjectRef[StateDict]") -> Encoder:
-    encoder = build_model(shared.model, shared.num_classes)
-    state: StateDict = ray.get(weights)
-    encoder.load_state_dict(state)
-    return encoder.to("cuda" if shared.sweep.resources.gpu and torch.cuda.is_available() else "cpu")
+def train_part(name: str, config: dict[str, Any], shared: Shared, until: int | None) -> None:
+    """A trial's training up to an epoch, in a Ray task."""
+    if shared.sweep.resources.workers == 1:
+        train_trial(name, config, shared, None, until)
+    else:
+        train_together(name, config, shared, until, _TRIES + 1)
 
 
 class _Watch(TrialProgressCallback):
@@ -254,7 +169,7 @@ class _Watch(TrialProgressCallback):
             self._ledger.write(record)
         self._ledger.state(name).delete()
         if record.status == "finished" and self._sweep.keep is not None:
-            self._ledger.keep_best(self._sweep.keep, self._sweep.metric, _sign(self._sweep))
+            self._ledger.keep_best(self._sweep.keep, self._sweep.metric, self._sweep.sign)
         metric = self._sweep.metric
         self._told(record, record.error or f"{metric} {record.last(metric):.4f}")
 
@@ -276,18 +191,13 @@ class _Watch(TrialProgressCallback):
         """Say what became of a trial, which is the best so far, and how long the rest will take."""
         self._ended += 1
         metric = self._sweep.metric
-        best = self._ledger.best(metric, _sign(self._sweep))
+        best = self._ledger.best(metric, self._sweep.sign)
         left = self._sweep.runs - sum(trial.status != "running" for trial in self._ledger.trials())
         seconds = (time.monotonic() - self.begun) / self._ended * max(0, left)
         note = f"{record.status} trial {record.name}: {what}"
         if best is not None:
             note += f"; best {best.name} {best.last(metric):.4f}"
         self._work.advance(1, f"{note}; {clock(seconds)} left")
-
-
-def _sign(sweep: Sweep) -> float:
-    """What a metric is multiplied with to be higher for better."""
-    return -1.0 if sweep.metric == "nll" else 1.0
 
 
 def _reason(trial: Any) -> str:

@@ -99,9 +99,7 @@ class Team:
             return weights, None
         return weights, states.get_optimizer_state_dict(model, optimizer, options=options)
 
-    def load(
-        self, model: nn.Module, weights: Any, optimizer: torch.optim.Optimizer, optimized: Any
-    ) -> None:
+    def load(self, model: nn.Module, weights: Any, optimizer: torch.optim.Optimizer, optimized: Any) -> None:
         """Go on from what `whole` returned, which all processes have read."""
         if self.parallel == "ddp":
             model.load_state_dict(weights)
@@ -141,7 +139,9 @@ class _Replica:
         return getattr(self._model, name)
 
 
-def check(parallel: Parallel, model: Encoder, objective: Objective, adapter: Adapter | None, how: Train) -> None:
+def check(
+    parallel: Parallel, model: Encoder, objective: Objective, adapter: Adapter | None, how: Train
+) -> None:
     """Refuse what several processes cannot train, or not as one would.
 
     Raises:
@@ -156,8 +156,8 @@ def check(parallel: Parallel, model: Encoder, objective: Objective, adapter: Ada
         )
     if not objective.rows_apart:
         raise ValueError(
-            f"resources.workers: {names} looks at all rows of a batch together, or keeps something of each row; "
-            "train with it in one process"
+            f"resources.workers: {names} looks at all rows of a batch together, or keeps something of each "
+            "row; train with it in one process"
         )
     if parallel == "ddp":
         return
@@ -167,8 +167,13 @@ def check(parallel: Parallel, model: Encoder, objective: Objective, adapter: Ada
         )
     if how.ema is not None or how.amp == "float16" or how.patience is not None:
         given = next(key for key in ("ema", "patience", "amp") if getattr(how, key) not in (None, "off"))
-        raise ValueError(f"resources.parallel: fsdp holds no second copy of the weights, for {given}; use ddp")
-    if next(objective.parameters(), None) is not None or type(objective).before_step is not Objective.before_step:
+        raise ValueError(
+            f"resources.parallel: fsdp holds no second copy of the weights, for {given}; use ddp"
+        )
+    if (
+        next(objective.parameters(), None) is not None
+        or type(objective).before_step is not Objective.before_step
+    ):
         raise ValueError(
             f"resources.parallel: {names} has weights of its own, or changes gradients, which fsdp "
             "shares out; use ddp"

@@ -21,8 +21,8 @@ from ray_app.tune.report import write_report
 from ray_app.tune.run import TuneRun, read_rows, run
 from ray_app.tune.start import build_model
 from ray_app.tune.store import read_state
-from ray_app.tune.sweep import Shared, train_trial
 from ray_app.tune.training import recalibrate
+from ray_app.tune.trial import Shared, train_trial
 from tests.tune.specs import TINY, tiny
 
 pytestmark = pytest.mark.usefixtures("ray_session")
