@@ -163,8 +163,8 @@ class Sweep(Spec):
     def _workers_are_seen(self) -> "Sweep":
         if self.resources.workers > 1 and self.scheduler.name in ("asha", "median"):
             raise ValueError(
-                f"scheduler: {self.scheduler.name} stops trials between epochs, and hears of none where several "
-                "workers train one; use hyperband, which trains in rounds, or none"
+                f"scheduler: {self.scheduler.name} stops trials between epochs, and hears of none where "
+                "several workers train one; use hyperband, which trains in rounds, or none"
             )
         return self
 

@@ -47,8 +47,7 @@ class Rounds:
         self._ledger = Ledger(self.shared.folder)
         # max_calls: where a GPU is held, Ray would else begin a process for each part.
         cpus, gpus = sweep.resources.held
-        resources = {"num_cpus": cpus, "num_gpus": gpus}
-        self._task: Any = ray.remote(**resources, max_retries=0, max_calls=0)(self.train)
+        self._task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, max_calls=0)(self.train)
         self._begun = time.monotonic()
         self._before = 0
 
