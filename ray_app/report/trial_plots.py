@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -95,8 +96,11 @@ def parallel(
         y = places[:, index]
         width = 2.6 if best else 0.9 if many else 1.6
         plot.plot(range(len(every)), y, color=colour, lw=width, alpha=0.75 if many and not best else 1)
-        # A value between two that are missing has no line.
         dots = [i for i in range(len(every)) if np.isfinite(y[i])]
+        for left, right in pairwise(dots):
+            if right > left + 1:
+                # Across a gap, faintly, so that one can follow a trial to its metric.
+                plot.plot([left, right], y[[left, right]], ":", color=colour, lw=0.8, alpha=0.6)
         plot.plot(dots, y[dots], "o", color=colour, ms=4 if best or not many else 2)
     for place, axis in enumerate(every):
         plot.axvline(place, color=SOFT, lw=0.8, zorder=0)
@@ -139,7 +143,7 @@ def curves(series: "Sequence[Curve]", xlabel: str, ylabel: str, *, lower_is_bett
         plot.plot(*shown, color=COLOURS[index], lw=1.8, marker="o", ms=3, label=curve.name, zorder=3)
     _within_sight(plot, [value for curve in series for value in curve.y], [c.y[-1] for c in finished])
     plot.xaxis.get_major_locator().set_params(integer=True)
-    if series:
+    if plot.get_legend_handles_labels()[0]:
         plot.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     plot.set_xlabel(xlabel)
     plot.set_ylabel(ylabel)
@@ -175,7 +179,7 @@ def _title(axis: Axis) -> str:
 
 
 _ENDS: Sequence[tuple[str, str, str, str]] = (
-    ("stopped", "|", INK, "stopped early"),
+    ("stopped", "_", INK, "stopped early"),
     ("failed", "x", COLOURS[1], "failed"),
 )
 _PLATE: Mapping[str, Any] = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6}

@@ -58,11 +58,18 @@ class Asked:
 
 def measure(run: TuneRun) -> None:
     """Write the three tables; those that are there already, of the same weights and rows, are left alone."""
-    combined = [(one.name, one.files[0]) for one in run.results if one.name != SINGLE and len(one.files) == 1]
+    combined = [(one.name, one.files[0]) for one in run.results if one.name != SINGLE and _is_new(one, run)]
     soup = soup_of(run.results, run.chosen)
     classes = len(run.bundle.manifest.labels)
     asked = Asked(run.spec, classes, run.folder, run.start, combined, soup.name if soup else None)
     fetch(submit_for(run.spec, measured, asked, run.splits.training, run.splits.validation))
+
+
+def _is_new(result: Result, run: TuneRun) -> bool:
+    """Whether it is one model, and not the best candidate, which a combination gave way to."""
+    single = next(one for one in run.results if one.name == SINGLE)
+    gave_way = result.ingredients == single.ingredients and result.value == single.value
+    return len(result.files) == 1 and not gave_way
 
 
 def soup_of(results: Sequence[Result], chosen: Result) -> Result | None:
@@ -100,7 +107,7 @@ def measured(asked: Asked, training: "Rows", validation: "Rows") -> None:
     points = {name: open_state(path) for name, path in paths.items()}
     weights = [asked.start.key, *((name, file_key(path)) for name, path in paths.items())]
 
-    geometry = _Geometry(asked, evaluate, [one.name for one in few], points)
+    geometry = _Geometry(asked, evaluate, rows.labels, [one.name for one in few], points)
     made: dict[str, tuple[Callable[[], pa.Table], list[Any]]] = {
         DISTANCES: (geometry.distances, []),
         CHECK: (geometry.check, [key_of(rows), key_of(fitting), CHECKED]),
@@ -113,9 +120,15 @@ def measured(asked: Asked, training: "Rows", validation: "Rows") -> None:
 
 class _Geometry:
     def __init__(
-        self, asked: Asked, evaluate: OnRows, candidates: list[str], points: dict[str, Weights]
+        self,
+        asked: Asked,
+        evaluate: OnRows,
+        labels: torch.Tensor,
+        candidates: list[str],
+        points: dict[str, Weights],
     ) -> None:
-        self._asked, self._evaluate, self._candidates, self._points = asked, evaluate, candidates, points
+        self._asked, self._evaluate, self._labels = asked, evaluate, labels
+        self._candidates, self._points = candidates, points
         self._start = open_state(asked.start.path)
         self._products: np.ndarray | None = None
 
@@ -171,12 +184,12 @@ class _Geometry:
         def loss(x: float, y: float) -> float:
             shares, fixed = plane.shares(x, y), self._evaluate.statistics
             at = landscape.on_plane(self._start, first, second, shares, fixed)
-            return landscape.loss_at(self._evaluate, at)
+            return landscape.loss_at(self._evaluate, at, self._labels)
 
         rows: list[dict[str, Any]] = []
         for name, (x, y, off) in places.items():
             own = self._start if name == START else self._points[name]
-            own_loss = landscape.loss_at(self._evaluate, own, as_they_are=True)
+            own_loss = landscape.loss_at(self._evaluate, own, self._labels, as_they_are=True)
             row = {"kind": kinds[name], "name": name, "x": x, "y": y, "off": off}
             rows.append({**row, "loss": loss(x, y), "own_loss": own_loss})
         for x, y in landscape.grid([(x, y) for x, y, _ in places.values()]).tolist():

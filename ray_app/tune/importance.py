@@ -1,8 +1,9 @@
 """Which settings of a sweep mattered: how much of the metric's variance each explains by itself (fANOVA).
 
-    importance(s) = Var_v [ E[metric | s = v] ] / Var[metric]      in 0..1, over a random forest of the trials
+    importance(s) = Var_v [ E[metric | s = v] ] / Var[metric]      in 0..1
 
-What single settings leave unexplained is in how they act together, and in chance.
+Means and variances are those of a random forest fitted to the trials, so its share of chance counts too. What
+single settings leave unexplained is in how they act together.
 
 Reference: F. Hutter, H. Hoos, K. Leyton-Brown, "An Efficient Approach for Assessing Hyperparameter
 Importance", ICML 2014. The computation is Optuna's.

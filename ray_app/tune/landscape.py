@@ -18,6 +18,8 @@ from itertools import combinations
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from ray_app.methods.combiners import Evaluate, Lazy, Weights
 
@@ -105,7 +107,7 @@ def on_plane(
         fixed: Names that are taken from the start too: statistics, which `recalibrate` finds anew.
     """
 
-    def read(name: str) -> torch.Tensor:
+    def read(name: str) -> Tensor:
         origin = start[name]
         if name in fixed or not origin.is_floating_point():
             return origin
@@ -115,16 +117,18 @@ def on_plane(
     return Lazy(start, read)
 
 
-def loss_at(evaluate: Evaluate, weights: Weights, *, as_they_are: bool = False) -> float:
+def loss_at(evaluate: Evaluate, weights: Weights, labels: Tensor, *, as_they_are: bool = False) -> float:
     """Return the mean cross-entropy of weights, in nats.
 
     Args:
-        evaluate: By `nll`.
+        evaluate: Gives the logits.
         weights: Of the network.
+        labels: int64 [n], of the evaluator's rows.
         as_they_are: Keep their normalisation statistics; else these are estimated anew.
     """
     fitting = weights if as_they_are else evaluate.recalibrate(weights)
-    return -evaluate.score(evaluate.logits(fitting))
+    # Of logits, not of probabilities: far from where networks are, the right class's is 0 in float32.
+    return float(cross_entropy(evaluate.logits(fitting).double(), labels))
 
 
 def grid(places: Sequence[tuple[float, float]], side: int = 11, margin: float = 0.3) -> np.ndarray:

@@ -39,7 +39,7 @@ def tried(sweep: Sweep, trials: Sequence[Trial]) -> Section:
             (
                 f"Every trial as a line: its settings, and at the right its {sweep.metric} on validation "
                 f"rows after its last epoch ({better} is better). Dark lines are better, the thick one is "
-                "the best; grey ones have no value. A line has a gap where a trial has no such setting.",
+                "the best; grey ones have no value. Dots lead past an axis that a trial has no setting of.",
                 parallel(
                     axes,
                     [trial.name for trial in trials],
@@ -56,8 +56,8 @@ def tried(sweep: Sweep, trials: Sequence[Trial]) -> Section:
     section.figures.append(
         (
             f"{sweep.metric} on validation rows after each epoch. The best {min(NAMED, states['finished'])} "
-            "finished trials are named, best first; the others are grey. A bar ends a trial that was stopped "
-            "early, a cross one that failed.",
+            "finished trials are named, best first; the others are grey. A dash ends a trial that was "
+            "stopped early, a cross one that failed.",
             curves(series, "epoch", sweep.metric, lower_is_better=sweep.metric == "nll"),
         )
     )
@@ -77,6 +77,8 @@ def axes_of(sweep: Sweep, trials: Sequence[Trial]) -> list[Axis]:
     for key in order(sweep.space):
         kind = next(kind for kind in sweep.space[key] if kind != WHEN)
         values = [config.get(key) for config in full]
+        if all(key not in config for config in full):
+            continue
         numbers = all(value is None or _is_number(value) for value in values)
         if kind in LISTS or not numbers:
             # `none` is a choice; a setting that is not there is a gap.
@@ -105,11 +107,11 @@ def mattered(folder: Path, sweep: Sweep, problem: str | None) -> Section:
     rest = (
         "Settings with a condition are judged among the trials that have them."
         if min(rows["trials"]) < most
-        else f"{left:.0%} is left to how settings act together, and to chance."
+        else f"{left:.0%} is left to how settings act together."
     )
     section.text = (
-        f"Functional ANOVA (Optuna) over {most} finished trials: the share of the variance of {sweep.metric} "
-        f"that a setting explains by itself, over its whole range.{rough}"
+        f"Functional ANOVA (Optuna) over {most} finished trials: the share of the variance of "
+        f"{sweep.metric}, as a random forest learned it from them, that a setting explains by itself.{rough}"
     )
     section.figures.append(
         (

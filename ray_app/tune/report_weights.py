@@ -42,23 +42,32 @@ def _plane(section: Section, table: pa.Table) -> None:
     xs, ys = sorted({x for _, x, _ in cells}), sorted({y for y, _, _ in cells})
     loss = np.array([value for _, _, value in cells], dtype=float).reshape(len(ys), len(xs))
     points = [row for row in rows if row["kind"] != "grid"]
-    marks = [Mark(r["name"], r["kind"], r["x"], r["y"], r["own_loss"]) for r in points]
+    marks = [Mark(r["name"], r["kind"], r["x"], r["y"], r["loss"]) for r in points]
     candidates = [row["name"] for row in points if row["kind"] == "candidate"]
     soup = next((row for row in points if row["kind"] == "soup"), None)
     caption = (
         f"The loss on the plane through the start (square) and the candidates {' and '.join(candidates)} "
-        "(circles); darker is worse. Numbers are the losses of these weights themselves."
+        "(circles), with the losses there; darker is worse."
     )
     if soup is not None:
         caption += (
             f" The soup {soup['name']} (diamond) lies {soup['off']:.3g} off the plane; where it is projected "
             f"to, the loss is {soup['loss']:.3f}."
         )
+    moved = max(abs(row["loss"] - row["own_loss"]) for row in points if row["kind"] != "soup")
+    if moved > _SAME:
+        caption += (
+            f" Normalisation statistics are estimated anew everywhere; with their own, the losses of start "
+            f"and candidates differ from these by up to {moved:.3g}."
+        )
     section.figures.append((caption, plane(np.array(xs), np.array(ys), loss, marks)))
     section.tables.append(
         Table(
             ["point", "x", "y", "off the plane", "loss on the plane", "its own loss"],
-            [[r["name"], r["x"], r["y"], r["off"], r["loss"], r["own_loss"]] for r in points],
+            [
+                [r["name"], *(round(r[key], 6) for key in ("x", "y", "off")), r["loss"], r["own_loss"]]
+                for r in points
+            ],
             "On the plane normalisation statistics are estimated anew; a point's own loss is with its own.",
         )
     )
@@ -84,9 +93,15 @@ def _check(section: Section, table: pa.Table) -> None:
         [name, row["predicted"], row["measured"], row["curvature"], row["variance"]]
         for name, row in zip(names, rows, strict=True)
     ]
-    section.tables.append(
-        Table(columns, shown, "Loss of the soup of two minus that of their ensemble, in nats.")
-    )
+    section.tables.append(Table(columns, shown, _SOUPS))
+
+
+# Nats; rounding is less.
+_SAME = 1e-3
+_SOUPS = (
+    "Loss of the soup of two minus that of their ensemble, in nats. A soup's normalisation statistics are "
+    "estimated anew; a candidate has its own."
+)
 
 
 def _distances(section: Section, table: pa.Table) -> None:

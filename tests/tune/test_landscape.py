@@ -70,11 +70,11 @@ def test_its_corners_have_the_losses_of_the_weights_themselves() -> None:
         logits = net.eval()(rows(1).inputs).logits
         assert logits is not None
         expected = torch.nn.functional.cross_entropy(logits, rows(1).labels).item()
-        kept = landscape.loss_at(evaluate, with_statistics, as_they_are=True)
+        kept = landscape.loss_at(evaluate, with_statistics, rows(1).labels, as_they_are=True)
         assert kept == pytest.approx(expected, abs=1e-5)
         # Estimated anew, they no longer hang on whose statistics they were.
-        fresh = landscape.loss_at(evaluate, point)
-        assert fresh == pytest.approx(landscape.loss_at(evaluate, state), abs=1e-5)
+        fresh = landscape.loss_at(evaluate, point, rows(1).labels)
+        assert fresh == pytest.approx(landscape.loss_at(evaluate, state, rows(1).labels), abs=1e-5)
         assert abs(fresh - expected) > 1e-4
 
 
