@@ -3,18 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ray_app.report.plots import COLOURS, INK, SOFT, WASH, canvas
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 NAMED = 5
 """Curves that are named, the best; more than that cannot be told apart."""
@@ -29,6 +27,8 @@ class Axis:
     kind: Literal["linear", "log", "category"]
     values: Sequence[Any]
     """A trial each; None: the trial has no such setting. Numbers, or names of categories."""
+    ends: tuple[float, float] | None = None
+    """Of the axis; None: the least and the greatest value. What lies beyond is drawn at the end."""
 
     def ticks(self) -> tuple[list[float], list[str]]:
         """Return where what is written, places between 0 and 1."""
@@ -37,7 +37,11 @@ class Axis:
             return [self._of_category(name) for name in names], names
         low, high = self._ends()
         if self.kind == "linear":
-            return [0.0, 0.5, 1.0], [f"{low + share * (high - low):.3g}" for share in (0, 0.5, 1)]
+            known = self._known()
+            below = "≤ " if min(known, default=low) < low else ""
+            above = "≥ " if max(known, default=high) > high else ""
+            middle = f"{(low + high) / 2:.3g}"
+            return [0.0, 0.5, 1.0], [f"{below}{low:.3g}", middle, f"{above}{high:.3g}"]
         return [0.0, 0.5, 1.0], [f"{low * (high / low) ** share:.2g}" for share in (0, 0.5, 1)]
 
     def places(self) -> np.ndarray:
@@ -48,14 +52,17 @@ class Axis:
         low, high = self._ends()
         if self.kind == "log":
             values, low, high = np.log(values), float(np.log(low)), float(np.log(high))
-        return np.asarray((values - low) / (high - low))
+        return np.clip((values - low) / (high - low), 0, 1)
 
     def _ends(self) -> tuple[float, float]:
-        known = [float(value) for value in self.values if value is not None and np.isfinite(value)]
+        known = self._known() if self.ends is None else list(self.ends)
         low, high = (min(known), max(known)) if known else (0.0, 1.0)
         if low == high:
             return (low / 2, high * 2) if self.kind == "log" else (low - 0.5, high + 0.5)
         return low, high
+
+    def _known(self) -> list[float]:
+        return [float(value) for value in self.values if value is not None and np.isfinite(value)]
 
     def _categories(self) -> list[str]:
         return sorted({value for value in self.values if value is not None})
@@ -77,9 +84,10 @@ def parallel(
         metric: Its name.
         lower_is_better: Of the metric.
     """
-    every = [*axes, Axis(metric, "linear", [None if np.isnan(v) else v for v in values])]
-    figure, plot = canvas(max(6.8, 1.25 * len(every)), 3.6)
     finite = np.array([v for v in values if np.isfinite(v)])
+    usual = _usual(finite, finite, lower_is_better=lower_is_better)
+    every = [*axes, Axis(metric, "linear", [None if np.isnan(v) else v for v in values], usual)]
+    figure, plot = canvas(max(6.8, 1.25 * len(every)), 3.6)
     # One trial that learned nothing would make all others one colour.
     low, high = (
         np.quantile(finite, [0.1, 1.0] if not lower_is_better else [0.0, 0.9]) if len(finite) else (0, 1)
@@ -114,13 +122,13 @@ def parallel(
         bar = figure.colorbar(ScalarMappable(norm, shades), ax=plot, pad=0.01, fraction=0.03)
         bar.set_label(metric, fontsize=9)
         bar.ax.tick_params(labelsize=8, length=0)
-        bar.outline.set_visible(False)  # type: ignore[operator]  # matplotlib's stubs call it a Patch or a call
+        bar.outline.set_visible(False)
     return figure
 
 
 def curves(series: "Sequence[Curve]", xlabel: str, ylabel: str, *, lower_is_better: bool) -> Figure:
     """A line a trial; the best finished ones are named, and stopped and failed ones end in a mark."""
-    figure, plot = canvas(6.8, 3.6)
+    figure, plot = canvas(5.6, 4.0)
 
     def worth(curve: "Curve") -> float:
         return -curve.y[-1] if lower_is_better else curve.y[-1]
@@ -132,19 +140,24 @@ def curves(series: "Sequence[Curve]", xlabel: str, ylabel: str, *, lower_is_bett
         plot.plot(
             curve.x, curve.y, color=SOFT, lw=0.8, alpha=0.7, marker="o" if len(curve.x) == 1 else "", ms=3
         )
+    known = np.array([value for curve in series for value in curve.y if np.isfinite(value)])
+    ends = np.array([curve.y[-1] for curve in finished])
+    sight = _usual(known, ends if len(ends) else known, lower_is_better=lower_is_better)
+    if sight is not None:
+        room = 0.05 * (sight[1] - sight[0])
+        plot.set_ylim(sight[0] - room, sight[1] + room)
     for status, mark, colour, label in _ENDS:
-        ends = [(c.x[-1], c.y[-1]) for c in series if c.status == status and c.y]
-        if ends:
-            plot.plot(
-                *zip(*ends, strict=True), mark, color=colour, ms=6, mew=1.6, label=f"{label} ({len(ends)})"
-            )
+        last = [_last(curve, sight) for curve in series if curve.status == status]
+        places = [place for place in last if place is not None]
+        if places:
+            text = f"{label} ({len(places)})"
+            plot.plot(*zip(*places, strict=True), mark, color=colour, ms=6, mew=1.6, label=text, zorder=4)
     for index, curve in enumerate(best):
         shown = curve.x, curve.y
         plot.plot(*shown, color=COLOURS[index], lw=1.8, marker="o", ms=3, label=curve.name, zorder=3)
-    _within_sight(plot, [value for curve in series for value in curve.y], [c.y[-1] for c in finished])
-    plot.xaxis.get_major_locator().set_params(integer=True)
+    plot.xaxis.set_major_locator(MaxNLocator(integer=True))
     if plot.get_legend_handles_labels()[0]:
-        plot.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=4)
     plot.set_xlabel(xlabel)
     plot.set_ylabel(ylabel)
     plot.grid(color=WASH)
@@ -161,16 +174,36 @@ class Curve:
     status: str
 
 
-def _within_sight(plot: "Axes", every: Sequence[float], ends: Sequence[float]) -> None:
-    """Keep an exploding loss from flattening all that did not explode."""
-    known = np.array([value for value in every if np.isfinite(value)])
-    if not len(known) or not len(ends):
-        return
-    low, high = float(known.min()), float(known.max())
-    usual = float(np.quantile(known, 0.95))
-    room = max(usual - low, 1e-9)
-    if high > usual + 3 * room:
-        plot.set_ylim(low - 0.05 * room, usual + 0.5 * room)
+def _usual(known: np.ndarray, typical: np.ndarray, *, lower_is_better: bool) -> tuple[float, float] | None:
+    """The range in which differences are seen: an exploding loss would flatten all that did not explode.
+
+    Args:
+        known: All values that are to be seen, finite.
+        typical: Those that say what is usual, likewise.
+        lower_is_better: The bad side is the upper one.
+
+    Returns:
+        None: all values, for none is out of the usual.
+    """
+    if not len(known):
+        return None
+    sign = 1.0 if lower_is_better else -1.0
+    bad, usual = sign * known, sign * typical
+    edge = max(float(np.quantile(bad, 0.75)), float(np.quantile(usual, 0.9)))
+    room = edge - float(bad.min())
+    if float(bad.max()) <= edge + 3 * room:
+        return None
+    low, high = sign * float(bad.min()), sign * (edge + 0.5 * room)
+    return min(low, high), max(low, high)
+
+
+def _last(curve: "Curve", sight: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Where a curve's last value is, or the edge of what is in sight; None: it has no value."""
+    known = [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if np.isfinite(y)]
+    if not known:
+        return None
+    x, y = known[-1]
+    return (x, y) if sight is None else (x, min(max(y, sight[0]), sight[1]))
 
 
 def _title(axis: Axis) -> str:

@@ -69,7 +69,7 @@ def plane(x: np.ndarray, y: np.ndarray, loss: np.ndarray, marks: Sequence[Mark])
 
 def matrix(values: np.ndarray, names: Sequence[str], label: str) -> Figure:
     """A symmetric matrix [k, k] in shades, with its numbers where they fit."""
-    side = 2.0 + 0.42 * len(names)
+    side = min(7.2, 2.0 + 0.42 * len(names))
     figure, axes = canvas(side + 0.6, side)
     most = float(np.nanmax(values)) if values.size else 0.0
     image = axes.imshow(values, cmap="Blues", vmin=0, vmax=most or 1)

@@ -50,7 +50,7 @@ def importance(sweep: Sweep, trials: Sequence[Trial], seed: int = 0) -> pa.Table
     free = [key for key in order(sweep.space) if not conditions(sweep.space, key)]
     if note := _nothing_to_say(sweep, done):
         return _table([], note)
-    found = {}
+    found: dict[str, tuple[float, int]] = {}
     for key in sweep.space:
         asked = list(dict.fromkeys([*free, key]))
         having = [

@@ -105,7 +105,7 @@ def _drawn(title: str, part: Callable[[], Section], reporter: Reporter) -> Secti
         section = part()
         for _, figure in section.figures:
             # What cannot be drawn fails here, and not when the whole page is written.
-            figure.draw_without_rendering()  # type: ignore[no-untyped-call]  # matplotlib's
+            figure.draw_without_rendering()
     except Exception as error:  # noqa: BLE001  # likewise
         reporter.say(f"  report: {title} could not be drawn: {_line(error)}")
         return Section(title, f"Could not be drawn: {_line(error)}")

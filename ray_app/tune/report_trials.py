@@ -30,8 +30,8 @@ def tried(sweep: Sweep, trials: Sequence[Trial]) -> Section:
     counted = ", ".join(f"{count} {state}" for state, count in states.items() if count)
     section = Section("What was tried", f"{len(trials)} trials: {counted}.")
     better = "lower" if sweep.metric == "nll" else "higher"
-    # A trial that failed or was stopped has a value too: of its last epoch.
-    values = [trial.last(sweep.metric) for trial in trials]
+    # One that was stopped has a value too: of its last epoch. What a failed one had says nothing.
+    values = [math.nan if trial.status == "failed" else trial.last(sweep.metric) for trial in trials]
     values = [value if math.isfinite(value) else math.nan for value in values]
     axes = axes_of(sweep, trials)
     if axes:
@@ -39,7 +39,7 @@ def tried(sweep: Sweep, trials: Sequence[Trial]) -> Section:
             (
                 f"Every trial as a line: its settings, and at the right its {sweep.metric} on validation "
                 f"rows after its last epoch ({better} is better). Dark lines are better, the thick one is "
-                "the best; grey ones have no value. Dots lead past an axis that a trial has no setting of.",
+                "the best; grey ones failed. Dots lead past an axis that a trial has no setting of.",
                 parallel(
                     axes,
                     [trial.name for trial in trials],
@@ -57,7 +57,7 @@ def tried(sweep: Sweep, trials: Sequence[Trial]) -> Section:
         (
             f"{sweep.metric} on validation rows after each epoch. The best {min(NAMED, states['finished'])} "
             "finished trials are named, best first; the others are grey. A dash ends a trial that was "
-            "stopped early, a cross one that failed.",
+            "stopped early, a cross one that failed; what is far beyond the usual is cut off at the edge.",
             curves(series, "epoch", sweep.metric, lower_is_better=sweep.metric == "nll"),
         )
     )

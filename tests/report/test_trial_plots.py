@@ -54,6 +54,21 @@ def test_where_lower_is_better_the_lowest_is_the_best_and_dark() -> None:
     assert sum(by_start[1.0][:3]) < sum(by_start[0.0][:3])  # type: ignore[index]
 
 
+def test_a_value_far_from_the_usual_is_at_the_end_of_the_axis_which_says_so() -> None:
+    values = [*np.linspace(0.4, 0.6, 20).tolist(), 1e6]
+    axis = Axis("b", "linear", [0.0] * 21)
+    plot = parallel([axis], [str(i) for i in range(21)], values, "nll", lower_is_better=True).axes[0]
+    ends = [
+        line.get_ydata()[-1] for line in plot.lines if len(line.get_xdata()) == 2 and line.get_ls() == "-"
+    ][:21]  # type: ignore[index, arg-type]
+    assert max(ends) == 1
+    assert sorted(ends)[-2] > 0.5
+    # The 18th of 20 steps and half as much again: 0.4 + 1.5 (18 / 19) 0.2.
+    assert [text.get_text() for text in plot.texts][-3:][::2] == ["0.4", "≥ 0.684"]
+    mirrored = parallel([axis], list("x" * 21), [-v for v in values], "m", lower_is_better=False).axes[0]
+    assert [text.get_text() for text in mirrored.texts][-3:][::2] == ["≤ -0.684", "-0.4"]
+
+
 def test_all_trials_with_one_value_or_none_are_drawn() -> None:
     axes = [Axis("b", "linear", [1.0, 1.0])]
     for values in ([0.5, 0.5], [math.nan, math.nan]):
@@ -92,6 +107,13 @@ def test_lower_is_better_names_the_lowest_and_an_explosion_hides_no_curve() -> N
     plot = curves(series, "epoch", "nll", lower_is_better=True).axes[0]
     assert plot.get_legend_handles_labels()[1][1:] == ["0", "1", "2", "3", "4"]
     assert plot.get_ylim()[1] < 10
+    # Its mark is at the edge, in sight, and a loss that is not a number marks the last that was.
+    failed = next(line for line in plot.lines if line.get_label() == "failed (1)")
+    assert 3 < failed.get_ydata()[0] < plot.get_ylim()[1]  # type: ignore[index]
+    series[-1] = Curve("bad", [1, 2], [1.0, math.nan], "failed")
+    marks = curves(series, "epoch", "nll", lower_is_better=True).axes[0].lines
+    failed = next(line for line in marks if line.get_label() == "failed (1)")
+    assert (failed.get_xdata()[0], failed.get_ydata()[0]) == (1, 1.0)  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ def test_what_mattered_is_drawn_in_its_order(tmp_path: Path) -> None:
 
 
 def test_what_was_never_measured_is_named(tmp_path: Path) -> None:
-    assert "not measured yet" in mattered(tmp_path, sweep_of({}), None).text
+    assert mattered(tmp_path, sweep_of({}), None).text == "Not measured yet."
     section = weights(tmp_path, Report(), None)
     assert all(f"{name} is not measured yet" in section.text for name in (PLANE, CHECK, DISTANCES))
     assert not section.figures
