@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ray_app.report.plots import COLOURS, INK, SOFT, WASH, canvas
 
+_LONGEST = 16  # letters between two axes
 NAMED = 5
 """Curves that are named, the best; more than that cannot be told apart."""
 _SHADES = colormaps["viridis_r"].with_extremes(bad="#c9c9c9")
@@ -34,7 +35,7 @@ class Axis:
         """Return where what is written, places between 0 and 1."""
         if self.kind == "category":
             names = self._categories()
-            return [self._of_category(name) for name in names], names
+            return [self._of_category(name) for name in names], [_short(name) for name in names]
         low, high = self._ends()
         if self.kind == "linear":
             known = self._known()
@@ -204,6 +205,10 @@ def _last(curve: "Curve", sight: tuple[float, float] | None) -> tuple[float, flo
         return None
     x, y = known[-1]
     return (x, y) if sight is None else (x, min(max(y, sight[0]), sight[1]))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
 
 
 def _title(axis: Axis) -> str:

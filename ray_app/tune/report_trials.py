@@ -160,7 +160,8 @@ def _said(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, dict) and "name" in value:
-        return str(value["name"])
+        # Two choices may be one method with different options.
+        return " ".join([str(value["name"]), *(f"{k}={v}" for k, v in value.items() if k != "name")])
     return str(value)
 
 

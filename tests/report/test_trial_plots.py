@@ -16,6 +16,7 @@ def test_axes_place_numbers_logarithms_and_categories_between_0_and_1() -> None:
     assert Axis("a", "category", ["sgd", "adamw", "lion"]).places().tolist() == [1, 0, 0.5]
     assert Axis("a", "log", [1e-4, 1e-2]).ticks() == ([0, 0.5, 1], ["0.0001", "0.001", "0.01"])
     assert Axis("a", "category", ["b", "a", "b"]).ticks() == ([0, 1], ["a", "b"])
+    assert Axis("a", "category", ["early_learning strength=3"]).ticks() == ([0.5], ["early_learning …"])
 
 
 @pytest.mark.parametrize("kind", ["linear", "log", "category"])

@@ -165,6 +165,14 @@ def test_axes_are_the_space_s_settings_the_defaults_filled_in() -> None:
     assert "adapter.r" not in {axis.name for axis in axes_of(sweep, trials[:1])}
 
 
+def test_choices_of_one_method_with_other_options_are_told_apart() -> None:
+    choices: list[Any] = [{"name": "lora", "r": 4}, {"name": "lora", "r": 16}, "bitfit"]
+    sweep = sweep_of({"adapter": {"choice": choices}})
+    trials = [trial(i, {"adapter": choice}) for i, choice in enumerate(choices)]
+    (axis,) = axes_of(sweep, trials)
+    assert axis.values == ["lora r=4", "lora r=16", "bitfit"]
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "nll"])
 @pytest.mark.parametrize(
     "trials",
