@@ -244,8 +244,9 @@ def tune(
     from ray_app.tune.run import run
 
     with session(address):
-        result = run(checked, folder, _reporter())
-        report = write_report(result)
+        reporter = _reporter()
+        result = run(checked, folder, reporter)
+        report = write_report(result, reporter)
     _table(
         ["model", "members", "validation", "test accuracy", "ingredients"],
         [

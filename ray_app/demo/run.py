@@ -67,7 +67,7 @@ def demo(folder: Path, *, port: int, fresh: bool, console: Console) -> Path:
     with session():
         _begin(console, "1. Sweep", "pre-train without labels, fine-tune in several ways, make soups")
         sweep = run(specs[0], folder / "sweep", reporter)
-        tune_report.write_report(sweep)
+        tune_report.write_report(sweep, reporter)
         _show_soups(console, sweep)
         _begin(console, "2. Stream", "every digit through an actor pool, embedded and scored, into Parquet")
         scored = _stream(folder, sweep, reporter)

@@ -22,12 +22,14 @@ def bars(
     marks: Mapping[str, float] | None = None,
     mark_label: str = "",
     highlight: str | None = None,
+    from_zero: bool = False,
 ) -> Figure:
     """Horizontal bars, the first on top; an optional second value a bar as a mark.
 
-    The axis starts near the smallest value where all are alike, since differences are what one looks for.
+    The axis starts near the smallest value where all are alike, since differences are what one looks for; not
+    `from_zero`, for shares of a whole.
     """
-    figure, axes = _axes(5.4, 0.9 + 0.3 * len(values))
+    figure, axes = canvas(5.4, 0.9 + 0.3 * len(values))
     names = list(values)
     for place, name in enumerate(names):
         colour = COLOURS[0] if name == highlight or highlight is None else "#b9c9d8"
@@ -40,7 +42,7 @@ def bars(
         axes.legend(loc="lower right", frameon=False, fontsize=8)
     everything = np.array([*values.values(), *(marks or {}).values()], dtype=float)
     everything = everything[np.isfinite(everything)]
-    if len(everything) and everything.min() > 0 and everything.max() < 2 * everything.min():
+    if not from_zero and len(everything) and everything.min() > 0 and everything.max() < 2 * everything.min():
         spread = max(float(np.ptp(everything)), 1e-3)
         axes.set_xlim(everything.min() - spread * 0.5, everything.max() + spread * 0.25)
     axes.set_yticks(range(len(names)), names, fontsize=8)
@@ -54,7 +56,7 @@ def lines(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, **style: Any
 ) -> Figure:
     """Curves by name: name → (x, y). Many of them are drawn thin and without a legend."""
-    figure, axes = _axes(5.4, 3.4)
+    figure, axes = canvas(5.4, 3.4)
     many = len(series) > len(COLOURS)
     for index, (name, (x, y)) in enumerate(series.items()):
         colour = SOFT if many else COLOURS[index % len(COLOURS)]
@@ -73,7 +75,7 @@ def steps(
     history: Sequence[tuple[str, float, bool]], ylabel: str, reference: float, reference_label: str
 ) -> Figure:
     """How a combination grew: an ingredient a step, filled where it was kept, hollow where it was not."""
-    figure, axes = _axes(4.8, 3.0)
+    figure, axes = canvas(4.8, 3.0)
     place = range(len(history))
     values = [value for _, value, _ in history]
     grown = [[v for _, v, kept in history[: i + 1] if kept][-1:] or values[:1] for i in place]
@@ -90,7 +92,7 @@ def steps(
 
 def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]]) -> Figure:
     """Receiver operating characteristics: name → (false positive rate, true positive rate, area)."""
-    figure, axes = _axes(3.5, 3.4)
+    figure, axes = canvas(3.5, 3.4)
     for index, (name, (fpr, tpr, area)) in enumerate(curves.items()):
         axes.plot(fpr, tpr, color=COLOURS[index % len(COLOURS)], lw=1.6, label=f"{name} ({area:.3f})")
     axes.plot([0, 1], [0, 1], color=SOFT, lw=0.8, ls=":")
@@ -105,7 +107,7 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]]) -> Figure:
 
 def histograms(groups: Mapping[str, np.ndarray], xlabel: str, threshold: float | None = None) -> Figure:
     """Score distributions on shared bins, the outermost thousandth at each end clipped into the last bins."""
-    figure, axes = _axes(5.2, 2.6)
+    figure, axes = canvas(5.2, 2.6)
     everything = np.concatenate([np.asarray(values, dtype=float) for values in groups.values()])
     everything = everything[np.isfinite(everything)]
     low, high = np.quantile(everything, [0.001, 0.999]) if len(everything) else (0.0, 1.0)
@@ -127,7 +129,7 @@ def histograms(groups: Mapping[str, np.ndarray], xlabel: str, threshold: float |
 def confusion(matrix: np.ndarray, labels: Sequence[str]) -> Figure:
     """Rows: truth; columns: prediction; counts [c, c]. Shades are shares of the row."""
     side = min(7.0, 2.0 + 0.36 * len(labels))
-    figure, axes = _axes(side, side)
+    figure, axes = canvas(side, side)
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(labels)), labels, fontsize=8, rotation=90 if max(map(len, labels)) > 3 else 0)
@@ -150,7 +152,7 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 10) -> 
         correct: bool [n].
         bins: How many.
     """
-    figure, axes = _axes(4.0, 3.8)
+    figure, axes = canvas(4.0, 3.8)
     edges = np.linspace(0, 1, bins + 1)
     place = np.clip(np.digitize(confidence, edges[1:-1]), 0, bins - 1)
     for index in range(bins):
@@ -171,7 +173,8 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 10) -> 
     return figure
 
 
-def _axes(width: float, height: float) -> "tuple[Figure, Axes]":
+def canvas(width: float, height: float) -> "tuple[Figure, Axes]":
+    """Return an empty plot in the house style, sizes in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.set_axisbelow(True)

@@ -239,8 +239,15 @@ class Export(Spec):
         return self
 
 
+class Report(Spec):
+    """What a run's report measures; it changes nothing of the run."""
+
+    plane: bool = True
+    """The loss on a plane through the start, two candidates and a soup: some 120 passes over 500 rows."""
+
+
 class TuneSpec(Spec):
-    """A whole run: stages, sweep, combination, export."""
+    """A whole run: stages, sweep, combination, export, report."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     dataset: str
@@ -253,6 +260,7 @@ class TuneSpec(Spec):
     sweep: Sweep = Sweep()
     combine: dict[Key, Combiner] = {}
     export: Export = Export()
+    report: Report = Report()
 
     @model_validator(mode="after")
     def _consistent(self) -> "TuneSpec":

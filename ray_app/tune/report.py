@@ -1,18 +1,30 @@
-"""A tune run's page: the leaderboard, the curves, how each soup grew, what was exported."""
+"""A tune run's page: the soups, the trials, what mattered, the weights, what was exported.
 
-import math
+The bundle and the leaderboard are there before a report is begun. A part of it that fails says so in its
+place, and the others are shown.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 
+from ray_app.progress import Reporter, Silent
 from ray_app.report import plots
 from ray_app.report.page import Section, Table, write_page
+from ray_app.tune import report_trials, report_weights
 from ray_app.tune.combine import SINGLE, Result
-from ray_app.tune.ledger import Ledger, Trial
+from ray_app.tune.geometry import measure, write_table
+from ray_app.tune.importance import importance
+from ray_app.tune.ledger import Ledger
 from ray_app.tune.run import TuneRun
 from ray_app.tune.store import read_json
 
 
-def write_report(run: TuneRun) -> Path:
-    """Write `report.html` into the run's folder."""
+def write_report(run: TuneRun, reporter: Reporter | None = None) -> Path:
+    """Measure what a report says, and write `report.html` and its tables into the run's folder.
+
+    Ray is connected. What was measured before is not measured again.
+    """
+    reporter = reporter or Silent()
     record = read_json(run.folder / "run.json")
     manifest = run.bundle.manifest
     single = next(result for result in run.results if result.name == SINGLE)
@@ -23,11 +35,16 @@ def write_report(run: TuneRun) -> Path:
         f"candidates: test accuracy {run.chosen.test_accuracy:.4f}, "
         f"the best single candidate {single.test_accuracy:.4f}."
     )
+    with reporter.work("report", 3) as work:
+        problems = _problems({"settings": lambda: _judge(run), "weights": lambda: measure(run)}, reporter)
+        work.advance(2)
+        shown = sections(run, problems, reporter)
+        work.advance(1)
     return write_page(
         run.folder / "report.html",
         f"Sweep: {record['spec']['name']}",
         lead,
-        sections(run),
+        shown,
         {
             "dataset fingerprint": record["fingerprint"],
             "bundle version": run.bundle.version,
@@ -38,15 +55,65 @@ def write_report(run: TuneRun) -> Path:
     )
 
 
-def sections(run: TuneRun) -> list[Section]:
-    """Return what a report says of a sweep; the demo's page has them too."""
-    metric = read_json(run.folder / "run.json")["spec"]["sweep"]["metric"]
+def sections(
+    run: TuneRun, problems: dict[str, str] | None = None, reporter: Reporter | None = None
+) -> list[Section]:
+    """Return what a report says of a sweep; the demo's page has them too.
+
+    It reads the tables that `write_report` has left in the run's folder, and needs no Ray.
+
+    Args:
+        run: A finished one.
+        problems: What could not be measured, and why.
+        reporter: Is told of sections that cannot be drawn.
+    """
+    spec, problems = run.spec, problems or {}
+    metric = spec.sweep.metric
     trials = Ledger(run.folder / "trials").trials()
-    return [
-        _combinations(run.results, run.chosen.name, metric),
-        _leaderboard(run, trials, metric),
-        _bundle(run),
-    ]
+    parts: dict[str, Callable[[], Section]] = {
+        "Soups and ensembles": lambda: _combinations(run.results, run.chosen.name, metric),
+        "What was tried": lambda: report_trials.tried(spec.sweep, trials),
+        "What mattered": lambda: report_trials.mattered(run.folder, spec.sweep, problems.get("settings")),
+        "The weights": lambda: report_weights.weights(run.folder, spec.report, problems.get("weights")),
+        "Trials": lambda: report_trials.leaderboard(run.leaderboard, metric),
+        "Bundle": lambda: _bundle(run),
+    }
+    return [_drawn(title, part, reporter or Silent()) for title, part in parts.items()]
+
+
+def _judge(run: TuneRun) -> None:
+    path, trials = run.folder / report_trials.IMPORTANCE, Ledger(run.folder / "trials").trials()
+    path.unlink(missing_ok=True)
+    write_table(path, importance(run.spec.sweep, trials))
+
+
+def _problems(parts: dict[str, Callable[[], None]], reporter: Reporter) -> dict[str, str]:
+    """Do each; return the errors of those that fail, and tell them."""
+    found = {}
+    for name, part in parts.items():
+        try:
+            part()
+        except Exception as error:  # noqa: BLE001  # whatever it is, the run is whole and its report is due
+            found[name] = _line(error)
+            reporter.say(f"  report: {name} could not be measured: {found[name]}")
+    return found
+
+
+def _drawn(title: str, part: Callable[[], Section], reporter: Reporter) -> Section:
+    """The section, or one that says why there is none."""
+    try:
+        section = part()
+        for _, figure in section.figures:
+            # What cannot be drawn fails here, and not when the whole page is written.
+            figure.draw_without_rendering()
+    except Exception as error:  # noqa: BLE001  # likewise
+        reporter.say(f"  report: {title} could not be drawn: {_line(error)}")
+        return Section(title, f"Could not be drawn: {_line(error)}")
+    return section
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _combinations(results: list[Result], chosen: str, metric: str) -> Section:
@@ -56,6 +123,19 @@ def _combinations(results: list[Result], chosen: str, metric: str) -> Section:
         "Soups and ensembles",
         "Ingredients join best first; a hollow circle was tried and left out. Chosen on validation rows; "
         "test rows are only reported on.",
+    )
+    section.figures.append(
+        (
+            f"{metric} of each combination, the best single candidate first: bars on validation rows, dots "
+            f"on test rows. {'Lower' if metric == 'nll' else 'Higher'} is better; the dark bar was exported.",
+            plots.bars(
+                {one.name: sign * one.value for one in results},
+                metric,
+                marks={one.name: _on_test(one, metric) for one in results},
+                mark_label="test",
+                highlight=chosen,
+            ),
+        )
     )
     section.figures += [
         (
@@ -71,43 +151,36 @@ def _combinations(results: list[Result], chosen: str, metric: str) -> Section:
         if len(result.history) > 1
     ]
     rows = [
-        [r.name, len(r.files), sign * r.value, r.test_accuracy, r.test_nll, " ".join(r.ingredients)]
-        for r in results
+        [
+            one.name,
+            len(one.files),
+            sign * one.value,
+            sign * (one.value - single.value),
+            one.test_accuracy,
+            one.test_accuracy - single.test_accuracy,
+            one.test_nll,
+            one.test_nll - single.test_nll,
+            " ".join(one.ingredients),
+        ]
+        for one in results
     ]
     columns = [
         "model",
         "members to serve",
         f"validation {metric}",
+        "against single",
         "test accuracy",
+        "against single",
         "test NLL",
+        "against single",
         "ingredients",
     ]
     section.tables.append(Table(columns, rows, highlight=[result.name for result in results].index(chosen)))
     return section
 
 
-def _leaderboard(run: TuneRun, trials: list[Trial], metric: str) -> Section:
-    table = run.leaderboard.to_pydict()
-    settings = [name for name in table if name.startswith("config/")]
-    section = Section("Trials", "Every trial, best first, with what it changed over the spec's defaults.")
-    finished = {
-        name: value
-        for name, value, status in zip(table["trial"], table[metric], table["status"], strict=True)
-        if status == "finished" and math.isfinite(value)
-    }
-    section.figures.append(
-        (f"{metric} on validation rows", plots.bars(dict(list(finished.items())[:24]), metric))
-    )
-    curves = {
-        t.name: ([e["epoch"] for e in t.curve], [e[metric] for e in t.curve]) for t in trials if t.curve
-    }
-    section.figures.append(
-        (f"{metric} on validation rows after each epoch", plots.lines(curves, "epoch", metric))
-    )
-    columns = ["trial", "status", "epochs", "accuracy", "nll", *settings, "error"]
-    rows = [[table[column][index] for column in columns] for index in range(run.leaderboard.num_rows)]
-    section.tables.append(Table([column.removeprefix("config/") for column in columns], rows))
-    return section
+def _on_test(result: Result, metric: str) -> float:
+    return result.test_nll if metric == "nll" else result.test_accuracy
 
 
 def _bundle(run: TuneRun) -> Section:
@@ -135,3 +208,6 @@ def _bundle(run: TuneRun) -> Section:
             Table(["detector", "method", "threshold", "share of normal rows let through"], detectors)
         )
     return section
+
+
+__all__ = ["sections", "write_report"]

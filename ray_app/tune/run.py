@@ -20,8 +20,8 @@ from ray_app.progress import Reporter
 from ray_app.session import check_resources, fetch, submit
 from ray_app.spec import Method
 from ray_app.spec.tune import Stage, TuneSpec
+from ray_app.tune import export as exporting
 from ray_app.tune.combine import Kept, OnRows, Result, choose, combine_all, fill
-from ray_app.tune.export import Origin, Splits, export
 from ray_app.tune.ledger import Ledger
 from ray_app.tune.start import Start, build_model, linear_probe, run_stage, stage_key
 from ray_app.tune.store import digest, open_state, read_json, read_state, write_json, write_state
@@ -44,6 +44,10 @@ class TuneRun:
     """The best single candidate, and each combination."""
     chosen: Result
     bundle: Bundle
+    spec: TuneSpec
+    start: Start
+    """What all trials were trained from."""
+    splits: "Splits"
 
 
 def run(spec: TuneSpec, folder: Path, reporter: Reporter) -> TuneRun:
@@ -62,11 +66,11 @@ def run(spec: TuneSpec, folder: Path, reporter: Reporter) -> TuneRun:
         (open_dataset(stage.dataset) if stage.dataset else data).check_split(stage.split)
     check_resources(*spec.sweep.resources.all_held, "sweep.resources")
     unclaimed = _unclaimed(folder, spec, data)
-    splits = _Splits(
+    splits = Splits(
         *(_rows(spec, data, split) for split in (spec.train_split, spec.validation_split, spec.test_split))
     )
     # Rows or a model that do not fit the spec are refused before anything is written.
-    fetch(_submit(spec, _nothing, *splits.all()))
+    fetch(submit_for(spec, _nothing, *splits.all()))
     if unclaimed is not None:
         write_json(folder / RECORD, unclaimed)
     stages = _stages(spec, data, folder, len(labels), reporter)
@@ -87,7 +91,7 @@ def run(spec: TuneSpec, folder: Path, reporter: Reporter) -> TuneRun:
     with reporter.work("combine", len(spec.combine) + 1) as work:
         places = _Places(folder, start)
         # In a list, a reference stays one: tasks of that task read the rows where they are.
-        combining = _submit(spec, _combine, spec, len(labels), places, [splits.validation], *splits.all())
+        combining = submit_for(spec, _combine, spec, len(labels), places, [splits.validation], *splits.all())
         results: list[Result] = fetch(combining)
         chosen = choose(results, spec.export.choose)
         _write_combined(folder / "combined.parquet", results)
@@ -95,10 +99,10 @@ def run(spec: TuneSpec, folder: Path, reporter: Reporter) -> TuneRun:
             len(results), f"{chosen.name}: {spec.sweep.metric} {sign * chosen.value:.4f} on validation rows"
         )
     with reporter.work("export", 1) as work:
-        origin = Origin(
+        origin = exporting.Origin(
             spec.name,
             labels,
-            spec.model_dump(mode="json"),
+            _content(spec),
             {
                 "dataset": data.name,
                 "fingerprint": data.fingerprint,
@@ -107,9 +111,12 @@ def run(spec: TuneSpec, folder: Path, reporter: Reporter) -> TuneRun:
                 "start": start.key,
             },
         )
-        bundle: Bundle = fetch(_submit(spec, _export, spec, chosen, origin, folder / "bundle", *splits.all()))
+        bundle: Bundle = fetch(
+            submit_for(spec, _export, spec, chosen, origin, folder / "bundle", *splits.all())
+        )
         work.advance(1, f"bundle {bundle.version}")
-    return TuneRun(folder, pq.read_table(folder / "leaderboard.parquet"), results, chosen, bundle)
+    leaderboard = pq.read_table(folder / "leaderboard.parquet")
+    return TuneRun(folder, leaderboard, results, chosen, bundle, spec, start, splits)
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ class _Places:
 
 
 @dataclass(frozen=True)
-class _Splits:
+class Splits:
     """References to the three splits' preprocessed rows; the driver never holds the rows themselves."""
 
     training: Any
@@ -137,10 +144,11 @@ class _Splits:
 def _rows(spec: TuneSpec, data: Dataset, split: str, stage: Stage | None = None) -> Any:
     """Return a reference to a split's rows, read where there is room."""
     classes, limit = (stage.classes, stage.rows) if stage else (None, None)
-    return _submit(spec, read_rows, spec.model, data, split, classes, limit)
+    return submit_for(spec, read_rows, spec.model, data, split, classes, limit)
 
 
-def _submit(spec: TuneSpec, function: Any, *args: Any) -> Any:
+def submit_for(spec: TuneSpec, function: Any, *args: Any) -> Any:
+    """Run a function as a Ray task that holds what one trial holds; return a reference to its result."""
     resources = spec.sweep.resources
     return submit(function, *args, cpus=resources.cpu, gpus=resources.gpu)
 
@@ -183,7 +191,7 @@ def _stages(
             if not (place / "stage.json").exists():
                 rows = _rows(spec, source, stage.split, stage)
                 args = (spec.model, stage, rows, num_classes, before, teacher, place, key)
-                fetch(_submit(spec, run_stage, *args))
+                fetch(submit_for(spec, run_stage, *args))
             curve = read_json(place / "stage.json")["curve"]
             work.advance(stage.train.epochs, f"loss {curve[0]['loss']:.3f} to {curve[-1]['loss']:.3f}")
         made[stage.name] = Start(place / "weights.safetensors", key)
@@ -205,7 +213,7 @@ def _start(
     )
     place = folder / "stages" / f"start-{key}" / "weights.safetensors"
     if not place.exists():
-        fetch(_submit(spec, _make_start, spec, num_classes, start, training, place))
+        fetch(submit_for(spec, _make_start, spec, num_classes, start, training, place))
     return Start(place, key)
 
 
@@ -244,7 +252,7 @@ def _combine(
     training = training[slice(spec.sweep.rows)]
 
     def at_once(several: Sequence[Candidate]) -> list[torch.Tensor]:
-        tasks = [_submit(spec, _logits, spec.model, num_classes, one.load, shared[0]) for one in several]
+        tasks = [submit_for(spec, _logits, spec.model, num_classes, one.load, shared[0]) for one in several]
         found: list[torch.Tensor] = fetch(tasks)
         return found
 
@@ -275,10 +283,16 @@ def _logits(model: Method, num_classes: int, load: Callable[[], Weights], rows: 
 
 
 def _export(
-    spec: TuneSpec, chosen: Result, origin: Origin, to: Path, training: Rows, validation: Rows, test: Rows
+    spec: TuneSpec,
+    chosen: Result,
+    origin: exporting.Origin,
+    to: Path,
+    training: Rows,
+    validation: Rows,
+    test: Rows,
 ) -> Bundle:
-    splits = Splits(training[slice(spec.sweep.rows)], validation, test)
-    return export(spec.model, chosen.files, splits, spec.export, origin, to, chosen.rule)
+    splits = exporting.Splits(training[slice(spec.sweep.rows)], validation, test)
+    return exporting.export(spec.model, chosen.files, splits, spec.export, origin, to, chosen.rule)
 
 
 def _write_combined(path: Path, results: Sequence[Result]) -> None:
@@ -314,7 +328,7 @@ def _nothing(*rows: Rows) -> None:
 
 def _unclaimed(folder: Path, spec: TuneSpec, data: Dataset) -> dict[str, Any] | None:
     """Return what to write down about a new folder; None: it says so already, and is checked."""
-    record = {"spec": spec.model_dump(mode="json"), "fingerprint": data.fingerprint}
+    record = {"spec": _content(spec), "fingerprint": data.fingerprint}
     path = folder / RECORD
     if path.exists():
         known = cast(dict[str, Any], read_json(path))
@@ -328,6 +342,11 @@ def _unclaimed(folder: Path, spec: TuneSpec, data: Dataset) -> dict[str, Any] | 
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder}: is not empty and holds no run; give another --out")
     return record
+
+
+def _content(spec: TuneSpec) -> dict[str, Any]:
+    """What a run is of. Its report may be asked for in another way afterwards."""
+    return spec.model_dump(mode="json", exclude={"report"})
 
 
 def _changed(known: Any, now: Any, place: str = "") -> str | None:

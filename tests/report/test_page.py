@@ -171,3 +171,13 @@ def test_a_page_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         write_page(path, "new", "l", [Section("s", tables=[Table(["a", "b"], [[1]])])], {})
     assert path.read_bytes() == before
+
+
+def test_a_wide_figure_keeps_its_width_and_scrolls(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figures = [("narrow", Figure(figsize=(5, 3))), ("broad", Figure(figsize=(8, 3)))]
+    section = Section("S", figures=figures)
+    page = write_page(tmp_path / "p.html", "t", "l", [section], {}).read_text(encoding="utf-8")
+    assert page.count('<figure class="wide"><div style="min-width: 40rem">') == 1
+    assert page.index("narrow") < page.index('class="wide"') < page.index("broad")

@@ -40,6 +40,8 @@ TINY: dict[str, Any] = {
             "max_softmax": {"name": "max_softmax"},
         },
     },
+    # It takes as long as the sweep; tests/tune/test_geometry.py has a small one.
+    "report": {"plane": False},
 }
 
 
