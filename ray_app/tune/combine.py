@@ -273,6 +273,8 @@ class Result:
     history: list[Step]
     rule: Rule = "logits"
     """How several members answer."""
+    gave_way: bool = False
+    """Whether it is the best candidate, than which the combination would be worse."""
 
 
 def combine_all(
@@ -397,6 +399,7 @@ def _write(name: str, place: Path, key: str, combined: Combined, test: OnRows, l
         nll(proba, labels),
         list(combined.history),
         combined.rule,
+        combined.gave_way,
     )
     record: dict[str, Any] = {"key": key, **asdict(result), "files": [file.name for file in files]}
     write_json(place / "combined.json", record)

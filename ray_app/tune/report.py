@@ -139,7 +139,8 @@ def _combinations(results: list[Result], chosen: str, metric: str) -> Section:
     )
     section.figures += [
         (
-            f"{result.name}: {metric} on validation rows with each ingredient added",
+            f"{result.name}: {metric} on validation rows with each ingredient added"
+            + ("; it was worse than the best candidate, and gave way to it" * result.gave_way),
             plots.steps(
                 [(step.ingredient, sign * step.value, step.kept) for step in result.history],
                 metric,

@@ -133,6 +133,8 @@ class Combined:
     history: Sequence[Step] = field(default_factory=list)
     rule: Rule = "logits"
     """How several members answer."""
+    gave_way: bool = False
+    """Whether it is the best candidate, than which what was made is worse."""
 
 
 class Combiner(ABC):
@@ -188,7 +190,7 @@ def _fallen_back(name: str, best: Candidate, made: Combined) -> Combined:
     note = f"{name} would give {made.value:.6g}, less than {best.name} by itself ({best.value:.6g})"
     steps = [replace(step, kept=False) for step in made.history]
     steps.append(Step(best.name, best.value, kept=True, gain=best.value - made.value, note=note))
-    return Combined([best.load()], [best.name], best.value, steps)
+    return Combined([best.load()], [best.name], best.value, steps, gave_way=True)
 
 
 def _whole(weights: Weights, tied: Mapping[str, str]) -> Weights:

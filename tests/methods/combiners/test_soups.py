@@ -152,6 +152,7 @@ def test_what_is_worse_gives_way_to_the_best_and_says_so() -> None:
         ("a", True),
     ]
     assert combined.history[-1].note == "uniform_soup would give 6, less than a by itself (9)"
+    assert combined.gave_way
 
 
 def test_greedy_soup_evaluates_each_candidate_once() -> None:
