@@ -23,9 +23,10 @@ from ray_app.spec.tune import Stage, TuneSpec
 from ray_app.tune import export as exporting
 from ray_app.tune.combine import Kept, OnRows, Result, choose, combine_all, fill
 from ray_app.tune.ledger import Ledger
-from ray_app.tune.start import Start, build_model, linear_probe, run_stage, stage_key
+from ray_app.tune.start import Start, build_model, linear_probe, objective_for, run_stage, stage_key
 from ray_app.tune.store import digest, open_state, read_json, read_state, write_json, write_state
 from ray_app.tune.sweep import run_sweep
+from ray_app.tune.team import check
 from ray_app.tune.training import Rows, logits_of, recalibrate
 from ray_app.tune.trial import KEPT, Shared
 
@@ -71,6 +72,8 @@ def run(spec: TuneSpec, folder: Path, reporter: Reporter) -> TuneRun:
     )
     # Rows or a model that do not fit the spec are refused before anything is written.
     fetch(submit_for(spec, _nothing, *splits.all()))
+    if spec.sweep.resources.workers > 1:
+        fetch(submit_for(spec, _check_workers, spec, len(labels)))
     if unclaimed is not None:
         write_json(folder / RECORD, unclaimed)
     stages = _stages(spec, data, folder, len(labels), reporter)
@@ -324,6 +327,19 @@ def _labels(data: Dataset) -> list[str]:
 
 def _nothing(*rows: Rows) -> None:
     """Do nothing; it fails where its arguments could not be made."""
+
+
+def _check_workers(spec: TuneSpec, num_classes: int) -> None:
+    """Refuse what several processes cannot train, before one of them is begun."""
+    teacher = build_model(spec.model, num_classes) if spec.sweep.teacher else None
+    for how in spec.sweep.trains():
+        encoder = build_model(spec.model, num_classes)
+        adapter = how.adapter.build("adapters") if how.adapter is not None else None
+        objective = objective_for(how, encoder, teacher)
+        try:
+            check(spec.sweep.resources.parallel, encoder, objective, adapter, how)
+        except ValueError as error:
+            raise SpecError(f"sweep.{error}") from error
 
 
 def _unclaimed(folder: Path, spec: TuneSpec, data: Dataset) -> dict[str, Any] | None:

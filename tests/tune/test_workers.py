@@ -152,6 +152,13 @@ def test_more_workers_than_the_cluster_holds_are_refused(tmp_path: Path) -> None
         sweep(tmp_path / "out", workers=99)
 
 
+def test_what_they_cannot_train_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    given = tiny(stages=[], sweep={**TINY["sweep"], "resources": {"workers": 2}})
+    with pytest.raises(SpecError, match=r"^sweep.resources.workers: each process would normalise"):
+        run(given, tmp_path / "out", Silent())
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("parallel", "train", "model", "message"),
     [
