@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ray_app import __version__
+from ray_app.cli_keys import keys_app
 from ray_app.errors import RayAppError, SpecError
+from ray_app.terminal import console, line, print_table
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ray_app.progress import Reporter
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(name="data", help="Read, derive and look at datasets.", no_args_is_help=True)
 app.add_typer(data_app)
+app.add_typer(keys_app)
 
 MENDABLE = 2
 """Exit status when the user can mend it."""
@@ -98,7 +99,7 @@ def _top(
     version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
 ) -> None:
     if version:
-        _print(__version__)
+        line(__version__)
         raise typer.Exit
 
 
@@ -114,11 +115,11 @@ def methods(
     if name:
         described = registry.describe(family, name)
         if as_json:
-            _print(json.dumps({**vars(described), "options": dict(described.options)}))
+            line(json.dumps({**vars(described), "options": dict(described.options)}))
             return
-        _print(f"{family}/{name}\n\n{described.doc}\n\nOptions:")
+        line(f"{family}/{name}\n\n{described.doc}\n\nOptions:")
         for option, default in described.options.items():
-            _print(f"  {option} = {default}")
+            line(f"  {option} = {default}")
         return
     rows = [
         registry.describe(each, found)
@@ -126,9 +127,9 @@ def methods(
         for found in registry.names(each)
     ]
     if as_json:
-        _print(json.dumps([{"family": row.family, "name": row.name, "summary": row.summary} for row in rows]))
+        line(json.dumps([{"family": row.family, "name": row.name, "summary": row.summary} for row in rows]))
         return
-    _table(["method", "what it gives"], [[f"{row.family}/{row.name}", row.summary] for row in rows])
+    print_table(["method", "what it gives"], [[f"{row.family}/{row.name}", row.summary] for row in rows])
 
 
 @data_app.command("build")
@@ -160,11 +161,11 @@ def data_build(
 
         report = write_report(result, checked)
         if not as_json:
-            _table(["", ""], summary(result.accounts))
+            print_table(["", ""], summary(result.accounts))
     if as_json:
-        _print(json.dumps(result.record()))
+        line(json.dumps(result.record()))
         return
-    _print(str(result) + (f"\nreport: {report}" if report is not None else ""))
+    line(str(result) + (f"\nreport: {report}" if report is not None else ""))
 
 
 Which = Annotated[str, typer.Argument(help="A dataset's YAML file, or the folder of a built one.")]
@@ -182,9 +183,9 @@ def data_show(
     """Print a dataset's columns, splits and first rows."""
     from ray_app.data.show import show, show_page
 
-    _print(show(spec, rows))
+    line(show(spec, rows))
     if html is not None:
-        _print(f"page: {_relative(show_page(spec, html, rows))}")
+        line(f"page: {_relative(show_page(spec, html, rows))}")
 
 
 @data_app.command("stats")
@@ -204,11 +205,11 @@ def data_stats(
     if html is not None:
         stats_page(spec, columns, html)
     if as_json:
-        _print(json.dumps(records(columns)))
+        line(json.dumps(records(columns)))
         return
-    _table(*table(columns))
+    print_table(*table(columns))
     if html is not None:
-        _print(f"page: {_relative(html.absolute())}")
+        line(f"page: {_relative(html.absolute())}")
 
 
 @data_app.command("diff")
@@ -221,7 +222,7 @@ def data_diff(
     from ray_app.data.diff import diff
 
     difference = diff(a, b)
-    _print(json.dumps(difference.record()) if as_json else str(difference))
+    line(json.dumps(difference.record()) if as_json else str(difference))
     if not difference.same:
         raise typer.Exit(1)
 
@@ -247,7 +248,7 @@ def tune(
         reporter = _reporter()
         result = run(checked, folder, reporter)
         report = write_report(result, reporter)
-    _table(
+    print_table(
         ["model", "members", "validation", "test accuracy", "ingredients"],
         [
             [
@@ -260,7 +261,7 @@ def tune(
             for row in result.results
         ],
     )
-    _print(
+    line(
         f"* exported: {_relative(result.bundle.path)} (version {result.bundle.version})\n"
         f"report: {_relative(report)}"
     )
@@ -293,10 +294,10 @@ def evaluate(
             reporter=_reporter(quiet=as_json),
         )
     if as_json:
-        _print(json.dumps(result.records()))
+        line(json.dumps(result.records()))
         return
-    _table(*result.summary())
-    _print(f"report: {_relative(result.report)}")
+    print_table(*result.summary())
+    line(f"report: {_relative(result.report)}")
 
 
 @app.command()
@@ -329,9 +330,9 @@ def papers(as_json: Json = False) -> None:
 
     known = described()
     if as_json:
-        _print(json.dumps(known))
+        line(json.dumps(known))
         return
-    _table(
+    print_table(
         ["slug", "paper", "year", "claims", "methods"],
         [
             [row["slug"], row["title"], row["year"], len(row["claims"]), " ".join(row["methods"])]
@@ -362,10 +363,10 @@ def reproduce(
             reporter=_reporter(quiet=as_json),
         )
     if as_json:
-        _print(json.dumps(result.records()))
+        line(json.dumps(result.records()))
         return
-    _table(*result.summary())
-    _print(f"report: {_relative(result.report)}")
+    print_table(*result.summary())
+    line(f"report: {_relative(result.report)}")
 
 
 @app.command()
@@ -381,7 +382,7 @@ def demo(
     """Watch the whole of it on real images: pre-train, sweep, soup, detect, evaluate, serve, report."""
     from ray_app.demo.run import demo as run_demo
 
-    run_demo(out, port=port, fresh=fresh, console=_console())
+    run_demo(out, port=port, fresh=fresh, console=console())
 
 
 def _overrides(settings: list[str] | None) -> dict[str, Any]:
@@ -396,32 +397,10 @@ def _overrides(settings: list[str] | None) -> dict[str, Any]:
     return changes
 
 
-def _console() -> "Console":
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160  # a pipe has no width: do not fold what grep is to find
-    return console
-
-
 def _reporter(*, quiet: bool = False) -> "Reporter":
     from ray_app.progress import Silent, Terminal
 
-    return Silent() if quiet else Terminal(_console())
-
-
-def _table(columns: list[str], rows: list[list[Any]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        # As it is: Rich would take the shape [n, d] of a summary for markup and leave it out.
-        table.add_row(*(Text(str(cell)) for cell in row))
-    _console().print(table)
+    return Silent() if quiet else Terminal(console())
 
 
 @contextmanager
@@ -457,10 +436,6 @@ def _relative(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _print(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-
-
-def _fail(line: str) -> None:
-    sys.stderr.write(f"error: {' '.join(line.split())}\n")
+def _fail(reason: str) -> None:
+    sys.stderr.write(f"error: {' '.join(reason.split())}\n")
     raise SystemExit(MENDABLE)

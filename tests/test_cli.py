@@ -432,3 +432,37 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     shell = f"{sys.executable} -c 'from ray_app.cli import main; main()' methods --json | head -c 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[", "")
+
+
+def test_keys_are_made_listed_and_revoked(call: Run, tmp_path: Path) -> None:
+    file = ("--file", tmp_path / "keys.json")
+    status, token, err = call("keys", "add", "ann", "--expires", "30d", "--per-minute", 60, *file)
+    assert (status, err) == (0, "")
+    assert token.startswith("ray-app-")
+    status, out, _ = call("keys", "list", "--json", *file)
+    (row,) = json.loads(out)
+    assert (status, row["name"], row["state"], row["per_minute"]) == (0, "ann", "valid", 60)
+    assert token.strip() not in out
+    assert call("keys", "revoke", "ann", *file)[0] == 0
+    assert "revoked" in call("keys", "list", *file)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("add", "ann", "--expires", "soon"), "--expires soon: expected a number and m, h or d"),
+        (("add", "an n"), "1 to 64 letters, digits"),
+        (("add", "ann", "--per-minute", "0"), "--per-minute"),
+        (("list",), "no such file of keys; make one with `ray-app keys add`"),
+        (("revoke", "ann"), "no such file of keys"),
+    ],
+)
+def test_what_is_wrong_with_keys_is_one_line(
+    call: Run, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    file = tmp_path / "keys.json"
+    status, out, err = call("keys", *arguments, "--file", file)
+    assert (status, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+    assert not file.exists()

@@ -19,8 +19,9 @@ from ray_app import bundle as bundles
 from ray_app.bundle import Bundle
 from ray_app.errors import SpecError
 from ray_app.serve.answers import Answer, Refusal, Wish
-from ray_app.serve.guard import digest
 from ray_app.serve.http import create_app
+from ray_app.serve.keys import Ring, digest
+from ray_app.serve.keys import read as read_keys
 from ray_app.serve.policy import deciders
 from ray_app.spec import parse
 from ray_app.spec.serve import Autoscaling, Batching, Limits, Resources, ServeSpec, Spread, read_token
@@ -63,6 +64,10 @@ def application(spec: ServeSpec, host: str | None) -> "Application":
         BundleError: The bundle is damaged.
     """
     token = read_token(spec, host, os.environ)
+    if spec.keys_file is not None:
+        # A replica's working folder is another one.
+        spec = spec.model_copy(update={"keys_file": str(Path(spec.keys_file).resolve())})
+        read_keys(Path(str(spec.keys_file)))
     bundle = bundles.load(Path(spec.bundle).resolve())
     check(spec, bundle)
     model = _spread(spec, bundle) if spec.placement == "spread" else _together(spec, bundle)
@@ -133,7 +138,8 @@ class Ingress:
             raise SpecError(
                 f"{bundle}: is now version {found.version}, deployed was {version}; deploy it again"
             )
-        self._app = create_app(Remote(model, spec.limits), found, spec, token_digest)
+        ring = Ring(token_digest, Path(spec.keys_file) if spec.keys_file is not None else None)
+        self._app = create_app(Remote(model, spec.limits), found, spec, ring)
 
     def __serve_build_asgi_app__(self) -> "FastAPI":
         """Return the application; Ray Serve calls this."""

@@ -1,7 +1,5 @@
 """Who may ask, and how much they may send: checked before a request reaches the application."""
 
-import hashlib
-import hmac
 from urllib.parse import urlsplit
 
 from fastapi import HTTPException
@@ -9,6 +7,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ray_app.serve.keys import Ring
 from ray_app.spec.serve import is_loopback
 
 OPEN = frozenset({"/healthz", "/readyz"})
@@ -16,21 +15,21 @@ OPEN = frozenset({"/healthz", "/readyz"})
 
 
 class Guard:
-    """ASGI middleware: bearer token and size of the body.
+    """ASGI middleware: bearer token, quota and size of the body.
 
-    Without a token only this machine is answered, whatever address the server was bound to: the client's
+    Without any key only this machine is answered, whatever address the server was bound to: the client's
     address must be a loopback one, and so must the host that it asked for (a web page that a browser here
     shows could otherwise reach us under its own name).
 
     Args:
         app: What comes after.
-        token_digest: sha256 of the token, in hex; None: there is no token.
+        ring: The keys that open.
         body_bytes: Most bytes of a body.
     """
 
-    def __init__(self, app: ASGIApp, *, token_digest: str | None, body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, ring: Ring, body_bytes: int) -> None:
         self._app = app
-        self._digest = token_digest
+        self._ring = ring
         self._limit = body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,7 +48,7 @@ class Guard:
     def _refused(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)
         if scope["path"].removeprefix(scope.get("root_path", "")) not in OPEN:
-            refused = self._unknown(scope, headers) if self._digest is None else self._unauthorised(headers)
+            refused = self._unknown(scope, headers) if self._ring.is_empty else self._unauthorised(headers)
             if refused is not None:
                 return refused
         length = headers.get("content-length", "0")
@@ -62,9 +61,11 @@ class Guard:
         if scheme.lower() != "bearer" or not given:
             reason = "no token; send the header `Authorization: Bearer <token>`"
             return error(401, reason, {"WWW-Authenticate": "Bearer"})
-        if not hmac.compare_digest(digest(given.strip()), self._digest or ""):
-            return error(403, "wrong token; ask whoever runs this server for the right one")
-        return None
+        refused = self._ring.refused(given.strip())
+        if refused is None:
+            return None
+        wait = {} if refused.retry_after_s is None else {"Retry-After": str(refused.retry_after_s)}
+        return error(refused.status, refused.reason, wait)
 
     def _unknown(self, scope: Scope, headers: Headers) -> JSONResponse | None:
         client = scope.get("client")
@@ -90,11 +91,6 @@ class Guard:
 
     def _too_large(self) -> str:
         return f"body of more than {self._limit:,} bytes; send less, or in parts"
-
-
-def digest(token: str) -> str:
-    """Return sha256 of a token, in hex."""
-    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def error(status: int, reason: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -16,6 +16,7 @@ from ray_app.bundle import Bundle
 from ray_app.serve import schema
 from ray_app.serve.answers import Answer, Backend, Wish
 from ray_app.serve.guard import Guard, error
+from ray_app.serve.keys import Ring
 from ray_app.serve.policy import Decision, Finding, decide, deciders, find
 from ray_app.serve.reading import Reader
 from ray_app.spec.serve import ServeSpec
@@ -25,14 +26,14 @@ _PROBE_AGE_S = 1.0
 _logger = logging.getLogger(__name__)
 
 
-def create_app(backend: Backend, bundle: Bundle, spec: ServeSpec, token_digest: str | None) -> FastAPI:
+def create_app(backend: Backend, bundle: Bundle, spec: ServeSpec, ring: Ring) -> FastAPI:
     """Return the application.
 
     Args:
         backend: Answers.
         bundle: Its manifest has labels and thresholds; no tensor is read.
         spec: Limits and policy.
-        token_digest: sha256 of the bearer token, in hex; None: there is none.
+        ring: The keys that open it; an empty one: only this machine is answered.
 
     Raises:
         SpecError: The policy asks for detectors that the bundle lacks.
@@ -43,7 +44,7 @@ def create_app(backend: Backend, bundle: Bundle, spec: ServeSpec, token_digest: 
         version=bundle.version,
         description=f"Labels: {', '.join(manifest.labels[:20])}{', …' if len(manifest.labels) > 20 else ''}.",
     )
-    app.add_middleware(Guard, token_digest=token_digest, body_bytes=spec.limits.body_bytes)
+    app.add_middleware(Guard, ring=ring, body_bytes=spec.limits.body_bytes)
     app.add_exception_handler(StarletteHTTPException, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _failed)

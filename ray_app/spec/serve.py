@@ -134,6 +134,8 @@ class ServeSpec(Spec):
     """Environment variable with the bearer token."""
     token_file: str | None = None
     """A file with it, used where the variable is not set."""
+    keys_file: str | None = None
+    """A file of keys that `ray-app keys` keeps, which open beside the token; all nodes must see it."""
 
 
 class HTTPOptions(Spec):
@@ -272,10 +274,10 @@ def read_token(spec: ServeSpec, host: str | None, environment: Mapping[str, str]
                 f"token_file {spec.token_file}: is empty; write a token of {LEAST_TOKEN} characters or more"
             )
     if not token:
-        if host is not None and not is_loopback(host):
+        if host is not None and not is_loopback(host) and spec.keys_file is None:
             raise SpecError(
                 f"host {host} can be reached by others, and there is no token; "
-                f"set {spec.token_env}, give token_file, or bind to 127.0.0.1"
+                f"set {spec.token_env}, give token_file or keys_file, or bind to 127.0.0.1"
             )
         return None
     if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from ray_app.bundle import Bundle
 from ray_app.serve.answers import Backend
-from ray_app.serve.guard import digest
 from ray_app.serve.http import create_app
+from ray_app.serve.keys import Ring, digest
 from ray_app.serve.model import Model
 from ray_app.spec.serve import Batching, ServeSpec
 
@@ -60,6 +60,7 @@ def local(
     backend: Backend | None = None,
     *,
     token: str | None = None,
+    ring: Ring | None = None,
     client: tuple[str, int] = ("127.0.0.1", 50000),
     host: str = "127.0.0.1",
     **settings: Any,
@@ -67,7 +68,9 @@ def local(
     """Serve a bundle in this process for the length of a block."""
     spec = ServeSpec(bundle=str(bundle.path), **settings)
     backend = backend or Model(str(bundle.path), bundle.version, Batching())
-    served = Local(create_app(backend, bundle, spec, digest(token) if token else None), client, host)
+    served = Local(
+        create_app(backend, bundle, spec, ring or Ring(digest(token) if token else None)), client, host
+    )
     try:
         yield served
     finally:

@@ -7,6 +7,7 @@ import pytest
 
 from ray_app.bundle import Bundle
 from ray_app.serve.guard import Guard
+from ray_app.serve.keys import Ring
 from tests.bundles import digits
 from tests.serve.local import TOKEN, local
 
@@ -82,5 +83,5 @@ def test_a_web_socket_is_closed() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(Guard(never, token_digest=None, body_bytes=1)({"type": "websocket"}, never, send))
+    asyncio.run(Guard(never, ring=Ring(), body_bytes=1)({"type": "websocket"}, never, send))
     assert [message["type"] for message in sent] == ["websocket.close"]
