@@ -6,7 +6,7 @@ proxy → ingress → model (batches, heads, detectors) → member-<name> each  
 
 import asyncio
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from ray_app import bundle as bundles
 from ray_app.bundle import Bundle
 from ray_app.errors import SpecError
 from ray_app.serve.answers import Answer, Refusal, Wish
+from ray_app.serve.drift import Monitor, Seen
 from ray_app.serve.http import create_app
 from ray_app.serve.keys import Ring, digest
 from ray_app.serve.keys import read as read_keys
@@ -139,11 +140,29 @@ class Ingress:
                 f"{bundle}: is now version {found.version}, deployed was {version}; deploy it again"
             )
         ring = Ring(token_digest, Path(spec.keys_file) if spec.keys_file is not None else None)
-        self._app = create_app(Remote(model, spec.limits), found, spec, ring)
+        monitor = Monitor(found.manifest, spec.drift, _gauges(found))
+        self._app = create_app(Remote(model, spec.limits), found, spec, ring, monitor)
 
     def __serve_build_asgi_app__(self) -> "FastAPI":
         """Return the application; Ray Serve calls this."""
         return self._app
+
+
+def _gauges(bundle: Bundle) -> Callable[[str, Seen], None]:
+    """Return what sets Prometheus' gauges, which Ray exports with those of its own."""
+    from ray.util.metrics import Gauge
+
+    tags = ("bundle", "version", "detector")
+    psi = Gauge("ray_app_score_psi", "Population stability index of the latest scores.", tag_keys=tags)
+    drifted = Gauge("ray_app_score_drifted", "1: the latest scores have drifted.", tag_keys=tags)
+
+    def tell(name: str, seen: Seen) -> None:
+        if seen.psi is not None:
+            of = {"bundle": bundle.manifest.name, "version": bundle.version, "detector": name}
+            psi.set(seen.psi, of)
+            drifted.set(float(bool(seen.drifted)), of)
+
+    return tell
 
 
 class Remote:

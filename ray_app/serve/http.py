@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from starlette.responses import JSONResponse, RedirectResponse
 from ray_app.bundle import Bundle
 from ray_app.serve import schema
 from ray_app.serve.answers import Answer, Backend, Wish
+from ray_app.serve.drift import Monitor
 from ray_app.serve.guard import Guard, error
 from ray_app.serve.keys import Ring
 from ray_app.serve.policy import Decision, Finding, decide, deciders, find
@@ -26,7 +28,9 @@ _PROBE_AGE_S = 1.0
 _logger = logging.getLogger(__name__)
 
 
-def create_app(backend: Backend, bundle: Bundle, spec: ServeSpec, ring: Ring) -> FastAPI:
+def create_app(
+    backend: Backend, bundle: Bundle, spec: ServeSpec, ring: Ring, monitor: Monitor | None = None
+) -> FastAPI:
     """Return the application.
 
     Args:
@@ -34,6 +38,7 @@ def create_app(backend: Backend, bundle: Bundle, spec: ServeSpec, ring: Ring) ->
         bundle: Its manifest has labels and thresholds; no tensor is read.
         spec: Limits and policy.
         ring: The keys that open it; an empty one: only this machine is answered.
+        monitor: Compares served scores with calibrated ones; None: one that tells nobody else.
 
     Raises:
         SpecError: The policy asks for detectors that the bundle lacks.
@@ -48,10 +53,11 @@ def create_app(backend: Backend, bundle: Bundle, spec: ServeSpec, ring: Ring) ->
     app.add_exception_handler(StarletteHTTPException, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _failed)
-    endpoints = _Endpoints(backend, bundle, spec)
+    endpoints = _Endpoints(backend, bundle, spec, monitor or Monitor(manifest, spec.drift))
     app.add_api_route("/", endpoints.home, include_in_schema=False)
     app.add_api_route("/healthz", endpoints.healthz, responses={200: {"model": schema.Health}})
     app.add_api_route("/readyz", endpoints.readyz, responses={200: {"model": schema.Ready}})
+    app.add_api_route("/drift", endpoints.drift, responses={200: {"model": schema.Drifts}})
     for path, call, model in (
         ("/predict", endpoints.predict, schema.Predictions),
         ("/detect", endpoints.detect, schema.Detections),
@@ -68,8 +74,9 @@ def create_app(backend: Backend, bundle: Bundle, spec: ServeSpec, ring: Ring) ->
 
 
 class _Endpoints:
-    def __init__(self, backend: Backend, bundle: Bundle, spec: ServeSpec) -> None:
+    def __init__(self, backend: Backend, bundle: Bundle, spec: ServeSpec, monitor: Monitor) -> None:
         self._backend = backend
+        self._monitor = monitor
         self._manifest = bundle.manifest
         self._policy = spec.policy
         self._deciders = deciders(spec.policy, bundle.manifest)
@@ -90,6 +97,11 @@ class _Endpoints:
         """Say whether requests can be answered."""
         await self._health.check(age_s=_PROBE_AGE_S)
         return JSONResponse({"status": "ready"})
+
+    async def drift(self) -> JSONResponse:
+        """Compare the latest scores with those that thresholds were calibrated on."""
+        found = {name: asdict(seen) for name, seen in self._monitor.report().items()}
+        return JSONResponse({"bundle": self._name, "detectors": found})
 
     async def predict(
         self,
@@ -121,6 +133,7 @@ class _Endpoints:
         instances = await self._reader.read(request)
         answer = await self._backend.answer(instances, wishes)
         if isinstance(answer, Answer):
+            self._monitor.add(answer.scores)
             return answer
         headers = {"Retry-After": str(self._limits.retry_after_s)} if answer.status == 503 else None
         raise HTTPException(answer.status, answer.reason, headers)

@@ -81,6 +81,25 @@ class Embeddings(Answered):
     embeddings: list[list[float]]
 
 
+class Drift(BaseModel):
+    """How a detector's latest scores compare with those that its threshold was calibrated on."""
+
+    rows: int
+    psi: float | None
+    """Population stability index; None: too few scores yet."""
+    ks: float | None
+    """Kolmogorov-Smirnov distance."""
+    p_value: float | None
+    drifted: bool | None
+
+
+class Drifts(BaseModel):
+    """Answer of /drift, of the ingress replica that gives it."""
+
+    bundle: BundleName
+    detectors: dict[str, Drift]
+
+
 class Health(BaseModel):
     """Answer of /healthz."""
 
@@ -108,6 +127,7 @@ _STATUS = {
     413: "Body, image or number of instances too large.",
     415: "A content type that is not read.",
     422: "Not what the model takes, or all of it rejected as abnormal.",
+    429: "The quota of the key is spent; see Retry-After.",
     503: "Too many requests wait, or nobody can answer now; see Retry-After.",
     504: "No answer in time.",
 }

@@ -97,6 +97,25 @@ class Policy(Spec):
     """What happens while a degraded ensemble has no scores; None: answer under `flag`, else abstain."""
 
 
+class DriftWatch(Spec):
+    """How served scores are compared with those that thresholds were calibrated on."""
+
+    window: int = Field(default=1000, ge=10)
+    """Latest scores of each detector, in each replica of the ingress."""
+    least: int = Field(default=100, ge=10)
+    """Fewer are not compared."""
+    psi: float = Field(default=0.25, gt=0)
+    """Population stability index from which on they have drifted, if it is beyond chance too."""
+    p_value: float = Field(default=0.001, gt=0, lt=1)
+    """Beyond chance: a Kolmogorov-Smirnov test's p-value is below this."""
+
+    @model_validator(mode="after")
+    def _can_be_compared(self) -> "DriftWatch":
+        if self.least > self.window:
+            raise ValueError(f"least {self.least} exceeds window {self.window}, so nothing is ever compared")
+        return self
+
+
 class Spread(Spec):
     """For `placement: spread`: each member in a deployment of its own."""
 
@@ -124,6 +143,7 @@ class ServeSpec(Spec):
     """together: all members in each replica. spread: a deployment for each member, in parallel."""
     policy: Policy = Policy()
     limits: Limits = Limits()
+    drift: DriftWatch = DriftWatch()
     batching: Batching = Batching()
     autoscaling: Autoscaling = Autoscaling()
     resources: Resources = Resources()
