@@ -34,29 +34,38 @@ def exchanges(url: str, digit: np.ndarray, truth: str, photo: np.ndarray) -> Ite
     """
     with httpx.Client(base_url=url, timeout=TIMEOUT_S) as client:
         upload = {"image": ("digit.png", _png(digit), "image/png")}
-        yield _sent(client, f"POST /predict, a PNG of a {truth}", _label, "/predict", files=upload)
+        yield _sent(client, f"POST /v1/predict, a PNG of a {truth}", _label, "/v1/predict", files=upload)
         several = {"instances": [digit[..., 0].tolist(), {"b64": base64.b64encode(_png(photo)).decode()}]}
         yield _sent(
             client,
-            "POST /predict, JSON: that digit as pixels, a photograph",
+            "POST /v1/predict, JSON: that digit as pixels, a photograph",
             _label,
-            "/predict",
+            "/v1/predict",
             json=several,
         )
         yield _sent(
-            client, "POST /detect, a photograph", _verdict, "/detect", files={"image": ("p.png", _png(photo))}
+            client,
+            "POST /v1/detect, a photograph",
+            _verdict,
+            "/v1/detect",
+            files={"image": ("p.png", _png(photo))},
         )
-        yield _sent(client, "POST /embed, the digit", _width, "/embed", files=upload)
+        yield _sent(client, "POST /v1/embed, the digit", _width, "/v1/embed", files=upload)
         yield _sent(client, "GET /healthz", _health, "/healthz")
         yield _sent(client, "GET /readyz", lambda body: str(body["status"]), "/readyz")
         yield _sent(
-            client, "POST /predict, malformed JSON", _error, "/predict", content=b'{"instances": [', json=None
+            client,
+            "POST /v1/predict, malformed JSON",
+            _error,
+            "/v1/predict",
+            content=b'{"instances": [',
+            json=None,
         )
         yield _sent(
-            client, "POST /predict, a wrong shape", _error, "/predict", json={"instances": [[1, 2, 3]]}
+            client, "POST /v1/predict, a wrong shape", _error, "/v1/predict", json={"instances": [[1, 2, 3]]}
         )
         yield _sent(client, "GET /nothing", _error, "/nothing")
-        yield _sent(client, "POST /predict, the digit again", _label, "/predict", files=upload)
+        yield _sent(client, "POST /v1/predict, the digit again", _label, "/v1/predict", files=upload)
 
 
 def _sent(client: httpx.Client, what: str, read: Any, path: str, **request: Any) -> Exchange:

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.responses import JSONResponse, RedirectResponse
 
 from ray_app.bundle import Bundle
+from ray_app.registry import nearest
 from ray_app.serve import schema
 from ray_app.serve.answers import Answer, Backend, Wish
 from ray_app.serve.drift import Monitor
@@ -57,11 +58,11 @@ def create_app(
     app.add_api_route("/", endpoints.home, include_in_schema=False)
     app.add_api_route("/healthz", endpoints.healthz, responses={200: {"model": schema.Health}})
     app.add_api_route("/readyz", endpoints.readyz, responses={200: {"model": schema.Ready}})
-    app.add_api_route("/drift", endpoints.drift, responses={200: {"model": schema.Drifts}})
+    app.add_api_route("/v1/drift", endpoints.drift, responses={200: {"model": schema.Drifts}})
     for path, call, model in (
-        ("/predict", endpoints.predict, schema.Predictions),
-        ("/detect", endpoints.detect, schema.Detections),
-        ("/embed", endpoints.embed, schema.Embeddings),
+        ("/v1/predict", endpoints.predict, schema.Predictions),
+        ("/v1/detect", endpoints.detect, schema.Detections),
+        ("/v1/embed", endpoints.embed, schema.Embeddings),
     ):
         app.add_api_route(
             path,
@@ -238,7 +239,8 @@ async def _told(request: Request, failure: Exception) -> JSONResponse:
     assert isinstance(failure, StarletteHTTPException)  # noqa: S101 - as it was registered
     reason = str(failure.detail)
     if failure.status_code == 404:
-        reason = f"no such path {request.url.path!r}; see /docs"
+        known = list(request.app.openapi()["paths"])
+        reason = f"no such path {request.url.path!r}{nearest(request.url.path, known)}; see /docs"
     if failure.status_code == 405:
         reason = f"{request.method} is not for {request.url.path!r}; see /docs"
     return error(failure.status_code, reason, _headers(failure.headers))

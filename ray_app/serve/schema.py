@@ -61,7 +61,7 @@ class Answered(BaseModel):
 
 
 class Predictions(Answered):
-    """Answer of /predict, in the order of the instances."""
+    """Answer of /v1/predict, in the order of the instances."""
 
     predictions: list[Prediction]
     error: str | None = None
@@ -69,13 +69,13 @@ class Predictions(Answered):
 
 
 class Detections(Answered):
-    """Answer of /detect, in the order of the instances."""
+    """Answer of /v1/detect, in the order of the instances."""
 
     detections: list[Judged]
 
 
 class Embeddings(Answered):
-    """Answer of /embed, in the order of the instances."""
+    """Answer of /v1/embed, in the order of the instances."""
 
     dim: int
     embeddings: list[list[float]]
@@ -94,7 +94,7 @@ class Drift(BaseModel):
 
 
 class Drifts(BaseModel):
-    """Answer of /drift, of the ingress replica that gives it."""
+    """Answer of /v1/drift, of the ingress replica that gives it."""
 
     bundle: BundleName
     detectors: dict[str, Drift]

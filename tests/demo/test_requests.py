@@ -27,7 +27,7 @@ def server(request: httpx.Request) -> httpx.Response:
     path = request.url.path
     if path in ("/healthz", "/readyz"):
         return httpx.Response(200, json={"status": path.strip("/"), "milliseconds": 1.25})
-    if path not in ("/predict", "/detect", "/embed"):
+    if path not in ("/v1/predict", "/v1/detect", "/v1/embed"):
         return httpx.Response(404, json={"error": f"no such path: {path}"})
     if not request.headers["content-type"].startswith("multipart/"):
         try:
@@ -37,9 +37,9 @@ def server(request: httpx.Request) -> httpx.Response:
         if body["instances"] == [[1, 2, 3]]:
             return httpx.Response(422, json={"error": "instance 0: not an image"})
         return httpx.Response(200, json={"predictions": [normal, odd]})
-    if path == "/detect":
+    if path == "/v1/detect":
         return httpx.Response(200, json={"detections": [{"detectors": detectors(abnormal=True)}]})
-    if path == "/embed":
+    if path == "/v1/embed":
         return httpx.Response(200, json={"embeddings": [[0.0] * 4], "dim": 4})
     return httpx.Response(200, json={"predictions": [normal]})
 

@@ -40,12 +40,12 @@ class Local:
     def request(self, method: str, path: str) -> httpx.Response:
         return self.runner.run(self.http.request(method, path))
 
-    def predict(self, instances: Sequence[Any], path: str = "/predict", **options: Any) -> httpx.Response:
+    def predict(self, instances: Sequence[Any], path: str = "/v1/predict", **options: Any) -> httpx.Response:
         return self.post(path, json={"instances": list(instances)}, **options)
 
     def together(self, bodies: Sequence[Any]) -> list[httpx.Response]:
         async def run() -> list[httpx.Response]:
-            return await asyncio.gather(*(self.http.post("/predict", json=body) for body in bodies))
+            return await asyncio.gather(*(self.http.post("/v1/predict", json=body) for body in bodies))
 
         return self.runner.run(run())
 

@@ -69,15 +69,15 @@ def test_over_http_answers_are_counted_and_compared(one: Bundle) -> None:
     inverted = [(255 - image[..., 0].astype(int)).tolist() for image in images]
     with local(one, drift={"window": 40, "least": 20}) as app:
         assert app.predict(inverted[:10]).status_code == 200
-        before = app.get("/drift").json()
+        before = app.get("/v1/drift").json()
         assert {seen["rows"] for seen in before["detectors"].values()} == {10}
         assert {seen["drifted"] for seen in before["detectors"].values()} == {None}
-        assert app.predict(inverted, path="/detect").status_code == 200
-        after = app.get("/drift").json()
+        assert app.predict(inverted, path="/v1/detect").status_code == 200
+        after = app.get("/v1/drift").json()
         assert {seen["rows"] for seen in after["detectors"].values()} == {40}
         assert any(seen["drifted"] for seen in after["detectors"].values())
         assert after["bundle"]["version"] == one.version
-        assert "/drift" in app.get("/openapi.json").json()["paths"]
+        assert "/v1/drift" in app.get("/openapi.json").json()["paths"]
 
 
 def test_a_window_that_nothing_fills_is_refused() -> None:

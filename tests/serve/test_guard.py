@@ -71,7 +71,7 @@ def test_without_a_token_only_this_machine_is_answered(
 def test_a_length_that_is_too_large_or_none_is_refused(one: Bundle, length: str) -> None:
     with local(one, limits={"body_bytes": 1000}) as app:
         headers = {"content-length": length, "content-type": "application/json"}
-        assert app.post("/predict", content=b"{}", headers=headers).status_code == 413
+        assert app.post("/v1/predict", content=b"{}", headers=headers).status_code == 413
 
 
 def test_a_web_socket_is_closed() -> None:

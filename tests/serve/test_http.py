@@ -63,8 +63,8 @@ def test_images_are_taken_in_every_form(app: Local, kind: str) -> None:
     expected = app.predict([GOOD]).json()["predictions"][0]["probabilities"]
     answers = [
         app.predict([b64(image)]),
-        app.post("/predict", files={"image": ("digit", image, f"image/{kind}")}),
-        app.post("/predict", content=image, headers={"content-type": f"image/{kind}"}),
+        app.post("/v1/predict", files={"image": ("digit", image, f"image/{kind}")}),
+        app.post("/v1/predict", content=image, headers={"content-type": f"image/{kind}"}),
         app.predict([(PIXELS[0] / 255).tolist()]),
     ]
     for answer in answers:
@@ -74,21 +74,21 @@ def test_images_are_taken_in_every_form(app: Local, kind: str) -> None:
 
 def test_a_jpeg_in_colour_and_several_files(app: Local) -> None:
     image = encoded(np.repeat(PIXELS[0], 3, axis=2), "JPEG")
-    answer = app.post("/predict", files=[("image", ("a", image)), ("image", ("b", encoded(PIXELS[1])))])
+    answer = app.post("/v1/predict", files=[("image", ("a", image)), ("image", ("b", encoded(PIXELS[1])))])
     assert len(answer.json()["predictions"]) == 2
 
 
 def test_top_keeps_the_likeliest(app: Local) -> None:
     whole = app.predict([GOOD]).json()["predictions"][0]["probabilities"]
-    short = app.predict([GOOD], "/predict?top=3").json()["predictions"][0]["probabilities"]
+    short = app.predict([GOOD], "/v1/predict?top=3").json()["predictions"][0]["probabilities"]
     assert list(short) == sorted(whole, key=lambda label: -whole[label])[:3]
-    refused = app.predict([GOOD], "/predict?top=0")
+    refused = app.predict([GOOD], "/v1/predict?top=0")
     assert refused.status_code == 422
     assert refused.json()["error"].startswith("top: ")
 
 
 def test_embed_gives_the_pooled_features(app: Local, one: Bundle) -> None:
-    content = schema.Embeddings.model_validate(app.predict([GOOD, GOOD], "/embed").json())
+    content = schema.Embeddings.model_validate(app.predict([GOOD, GOOD], "/v1/embed").json())
     predictor = Predictor(one)
     with torch.no_grad():
         pooled = predictor.encoder(predictor.preprocess({"image": PIXELS[:1]})).pooled
@@ -97,7 +97,7 @@ def test_embed_gives_the_pooled_features(app: Local, one: Bundle) -> None:
 
 
 def test_detect_gives_the_scores_alone(app: Local) -> None:
-    content = app.predict([GOOD], "/detect").json()
+    content = app.predict([GOOD], "/v1/detect").json()
     schema.Detections.model_validate(content)
     whole = app.predict([GOOD]).json()["predictions"][0]
     assert content["detections"][0]["detectors"]["max_softmax"] == whole["detectors"]["max_softmax"]
@@ -156,7 +156,7 @@ BAD: list[tuple[int, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("status", "said", "request_"), BAD, ids=[f"{s} {said[:40]}" for s, said, _ in BAD])
-@pytest.mark.parametrize("path", ["/predict"])
+@pytest.mark.parametrize("path", ["/v1/predict"])
 def test_a_bad_request_costs_one_line(
     app: Local, path: str, status: int, said: str, request_: dict[str, Any]
 ) -> None:
@@ -177,12 +177,12 @@ def test_a_huge_body_is_refused_while_it_comes(app: Local) -> None:
             sent += 1000
             yield b" " * 1000
 
-    answer = app.post("/predict", content=endless(), headers=JSON)
+    answer = app.post("/v1/predict", content=endless(), headers=JSON)
     assert answer.status_code == 413
     assert "20,000 bytes" in answer.json()["error"]
     assert sent <= 22_000
     form = app.post(
-        "/predict", content=endless(), headers={"content-type": "multipart/form-data; boundary=x"}
+        "/v1/predict", content=endless(), headers={"content-type": "multipart/form-data; boundary=x"}
     )
     assert form.status_code in (400, 413)
     check_alive(app)
@@ -191,9 +191,9 @@ def test_a_huge_body_is_refused_while_it_comes(app: Local) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "said"),
     [
-        ("GET", "/predicts", 404, "no such path '/predicts'; see /docs"),
-        ("POST", "/predict/x", 404, "no such path"),
-        ("GET", "/predict", 405, "GET is not for '/predict'"),
+        ("POST", "/predict", 404, "no such path '/predict'; did you mean '/v1/predict'?; see /docs"),
+        ("POST", "/v1/predict/x", 404, "no such path"),
+        ("GET", "/v1/predict", 405, "GET is not for '/v1/predict'"),
         ("DELETE", "/healthz", 405, "DELETE is not for '/healthz'"),
     ],
 )
@@ -205,14 +205,14 @@ def test_paths_and_methods(app: Local, method: str, path: str, status: int, said
 
 def test_the_description_has_examples_that_work(app: Local) -> None:
     described = app.get("/openapi.json").json()
-    examples = described["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"][
+    examples = described["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"][
         "examples"
     ]
     assert examples
     for example in examples.values():
-        assert app.post("/predict", json=example["value"]).status_code == 200
+        assert app.post("/v1/predict", json=example["value"]).status_code == 200
     assert {"200", "401", "403", "413", "422", "503"} <= set(
-        described["paths"]["/predict"]["post"]["responses"]
+        described["paths"]["/v1/predict"]["post"]["responses"]
     )
     assert app.get("/docs").status_code == 200
     assert app.get("/").headers["location"] == "/docs"
@@ -283,7 +283,7 @@ def scored(value: float, **more: Any) -> Answer:
 def test_the_policy_decides(one: Bundle, action: str, status: int, done: str) -> None:
     with local(one, Fake(scored(1e9)), policy={"action": action}) as app:
         answer = app.predict([GOOD])
-        detection = app.predict([GOOD], "/detect").json()["detections"][0]
+        detection = app.predict([GOOD], "/v1/detect").json()["detections"][0]
     prediction = answer.json()["predictions"][0]
     assert answer.status_code == status
     assert (prediction["abnormal"], prediction["decision"]) == (True, done)
@@ -349,7 +349,7 @@ def test_text_is_taken_as_text(one: Bundle) -> None:
     with local(text, Fake(scored(0.0))) as app:
         assert app.predict(["a text"]).status_code == 200
         assert "instances[0]: expected text, got a number" in app.predict([1]).json()["error"]
-        assert app.post("/predict", files={"image": b"x"}).status_code == 415
+        assert app.post("/v1/predict", files={"image": b"x"}).status_code == 415
 
 
 def test_a_token_is_not_needed_here(app: Local) -> None:

@@ -73,16 +73,16 @@ def replicas(app: str, deployment: str) -> list[int]:
 
 
 def test_it_answers_over_http(client: httpx.Client, three: Bundle) -> None:
-    answer = client.post("/predict", json=GOOD)
+    answer = client.post("/v1/predict", json=GOOD)
     assert answer.status_code == 200
     content = answer.json()
     assert content["bundle"] == {"name": "tiny", "version": three.version}
     assert content["degraded"] is False
     assert content["predictions"][0]["label"] in three.manifest.labels
-    upload = client.post("/predict", files={"image": ("digit.png", encoded(PIXELS[0]), "image/png")})
+    upload = client.post("/v1/predict", files={"image": ("digit.png", encoded(PIXELS[0]), "image/png")})
     assert upload.json()["predictions"] == content["predictions"]
-    assert client.post("/embed", json=GOOD).json()["dim"] > 0
-    assert "max_softmax" in client.post("/detect", json=GOOD).json()["detections"][0]["detectors"]
+    assert client.post("/v1/embed", json=GOOD).json()["dim"] > 0
+    assert "max_softmax" in client.post("/v1/detect", json=GOOD).json()["detections"][0]["detectors"]
     assert httpx.get(f"{client.base_url}/healthz").json()["milliseconds"] > 0
     assert client.get("/openapi.json").json()["info"]["version"] == three.version
 
@@ -93,16 +93,16 @@ def endless(size: int) -> Iterator[bytes]:
 
 
 WRONG: list[tuple[int, str, Callable[[httpx.Client], httpx.Response]]] = [
-    (400, "malformed JSON", lambda c: c.post("/predict", content="{", headers=JSON)),
-    (422, "shape 3", lambda c: c.post("/predict", json={"instances": [[1, 2, 3]]})),
-    (422, "row 0: not a readable image", lambda c: c.post("/predict", json=BAD)),
-    (413, "body of more than", lambda c: c.post("/predict", content=b" " * 10**6, headers=JSON)),
-    (413, "body of more than", lambda c: c.post("/predict", content=endless(10**6), headers=JSON)),
-    (403, "wrong token", lambda c: c.post("/predict", json=GOOD, headers={"authorization": "Bearer x"})),
-    (401, "no token", lambda c: httpx.post(f"{c.base_url}/predict", json=GOOD)),
+    (400, "malformed JSON", lambda c: c.post("/v1/predict", content="{", headers=JSON)),
+    (422, "shape 3", lambda c: c.post("/v1/predict", json={"instances": [[1, 2, 3]]})),
+    (422, "row 0: not a readable image", lambda c: c.post("/v1/predict", json=BAD)),
+    (413, "body of more than", lambda c: c.post("/v1/predict", content=b" " * 10**6, headers=JSON)),
+    (413, "body of more than", lambda c: c.post("/v1/predict", content=endless(10**6), headers=JSON)),
+    (403, "wrong token", lambda c: c.post("/v1/predict", json=GOOD, headers={"authorization": "Bearer x"})),
+    (401, "no token", lambda c: httpx.post(f"{c.base_url}/v1/predict", json=GOOD)),
     (404, "no such path '/nothing'", lambda c: c.get("/nothing")),
-    (405, "GET is not for", lambda c: c.get("/predict")),
-    (415, "text/csv", lambda c: c.post("/predict", content="1,2", headers={"content-type": "text/csv"})),
+    (405, "GET is not for", lambda c: c.get("/v1/predict")),
+    (415, "text/csv", lambda c: c.post("/v1/predict", content="1,2", headers={"content-type": "text/csv"})),
 ]
 
 
@@ -116,14 +116,14 @@ def test_a_wrong_request_is_told_and_the_server_lives_on(
     assert answer.status_code == status, answer.text
     assert list(answer.json()) == ["error"]
     assert said in answer.json()["error"]
-    assert client.post("/predict", json=GOOD).status_code == 200
+    assert client.post("/v1/predict", json=GOOD).status_code == 200
 
 
 def test_bad_requests_fail_alone_among_good_ones(url: str) -> None:
     async def go() -> list[int]:
         async with httpx.AsyncClient(base_url=url, headers=AUTH, timeout=60) as client:
             bodies = [BAD if row % 4 == 1 else GOOD for row in range(24)]
-            answers = await asyncio.gather(*(client.post("/predict", json=body) for body in bodies))
+            answers = await asyncio.gather(*(client.post("/v1/predict", json=body) for body in bodies))
             return [answer.status_code for answer in answers]
 
     assert asyncio.run(go()) == [422 if row % 4 == 1 else 200 for row in range(24)]
@@ -132,7 +132,7 @@ def test_bad_requests_fail_alone_among_good_ones(url: str) -> None:
 def test_a_killed_model_costs_no_prediction(client: httpx.Client) -> None:
     (pid,) = replicas(MODULE, "model")
     os.kill(pid, signal.SIGKILL)
-    assert client.post("/predict", json=GOOD).status_code == 200
+    assert client.post("/v1/predict", json=GOOD).status_code == 200
     assert replicas(MODULE, "model") != [pid]
 
 
@@ -151,7 +151,7 @@ def test_a_missing_member_degrades_and_the_queue_has_an_end(url: str, three: Bun
     with serving(
         three.path, spec, port=port_of(url), name=f"apart-{os.getpid()}", route_prefix="/apart"
     ) as apart:
-        whole = httpx.post(f"{apart}/predict", json=GOOD, headers=AUTH, timeout=60).json()
+        whole = httpx.post(f"{apart}/v1/predict", json=GOOD, headers=AUTH, timeout=60).json()
         assert (whole["degraded"], whole["missing_members"]) == (False, [])
         assert whole["predictions"][0]["detectors"]["mahalanobis"]["score"] is not None
         (pid,) = replicas(f"apart-{os.getpid()}", "member-m1")
@@ -159,8 +159,8 @@ def test_a_missing_member_degrades_and_the_queue_has_an_end(url: str, three: Bun
         os.kill(pid, signal.SIGSTOP)
         try:
             # The first one waits for the stopped member; meanwhile the queue fills.
-            statuses = asyncio.run(burst(f"{apart}/predict", 24))
-            degraded = httpx.post(f"{apart}/predict", json=GOOD, headers=AUTH, timeout=60).json()
+            statuses = asyncio.run(burst(f"{apart}/v1/predict", 24))
+            degraded = httpx.post(f"{apart}/v1/predict", json=GOOD, headers=AUTH, timeout=60).json()
         finally:
             os.kill(pid, signal.SIGCONT)
     assert set(statuses) == {200, 503}
@@ -276,7 +276,7 @@ def test_a_server_of_its_own_ends_clean_on_sigterm(one: Bundle) -> None:
         assert process.stdout is not None
         line = next(line for line in process.stdout if line.startswith("serving"))
         address = line.partition(" at ")[2].partition(" ")[0]
-        assert httpx.post(f"{address}/predict", json=GOOD, timeout=60).status_code == 200
+        assert httpx.post(f"{address}/v1/predict", json=GOOD, timeout=60).status_code == 200
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate()
     finally:
