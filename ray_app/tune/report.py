@@ -29,10 +29,11 @@ def write_report(run: TuneRun, reporter: Reporter | None = None) -> Path:
     manifest = run.bundle.manifest
     single = next(result for result in run.results if result.name == SINGLE)
     spec = record["spec"]
+    count = len(run.chosen.ingredients)
     lead = (
         f"{run.leaderboard.num_rows} trials of {spec['model'].get('model', spec['model']['name'])} on "
-        f"{spec['dataset']}. The bundle is {run.chosen.name}, made of {len(run.chosen.ingredients)} "
-        f"candidates: test accuracy {run.chosen.test_accuracy:.4f}, "
+        f"{spec['dataset']}. The bundle is {run.chosen.name}, made of {count} "
+        f"candidate{'s' * (count != 1)}: test accuracy {run.chosen.test_accuracy:.4f}, "
         f"the best single candidate {single.test_accuracy:.4f}."
     )
     with reporter.work("report", 3) as work:
