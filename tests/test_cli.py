@@ -344,9 +344,9 @@ def test_one_method_as_text_and_as_json(call: Run) -> None:
 
 
 def test_tables_print_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    from ray_app.cli import _table
+    from ray_app.terminal import print_table
 
-    _table(["shape"], [["features [n, d]"], ["[/bold] of [red]"]])
+    print_table(["shape"], [["features [n, d]"], ["[/bold] of [red]"]])
     out = capsys.readouterr().out
     assert "features [n, d]" in out
     assert "[/bold] of [red]" in out

@@ -194,9 +194,9 @@ def test_the_config_file_serves(url: str, three: Bundle) -> None:
     build = getattr(importlib.import_module(module), name)
     try:
         serve.run(build({**application.args, **settings}), name="file", route_prefix="/file")
-        assert httpx.post(f"{url}/file/predict", json=GOOD, headers=AUTH, timeout=60).status_code == 200
+        assert httpx.post(f"{url}/file/v1/predict", json=GOOD, headers=AUTH, timeout=60).status_code == 200
         assert httpx.get(f"{url}/file/readyz", timeout=60).status_code == 200
-        assert httpx.get(f"{url}/file/predict", timeout=60).status_code == 401
+        assert httpx.get(f"{url}/file/v1/predict", timeout=60).status_code == 401
     finally:
         serve.delete("file")
 
