@@ -42,7 +42,7 @@ class Trial:
     seconds: float = 0.0
     """Of training, without what it took to begin."""
     tries: int = 0
-    """How often a process began with it; more than once where one was lost."""
+    """How often a process began with it: once, or once a round, and again where one was lost."""
     dropped: bool = False
     """Whether its weights were deleted: others were better, and so many are kept."""
     lineage: list[Change] = field(default_factory=list)
