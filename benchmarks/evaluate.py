@@ -15,11 +15,11 @@ Peers are measured in the same run: the best single candidate, and the baseline 
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
@@ -35,6 +35,7 @@ from ray_app.spec.tune import TuneSpec
 from ray_app.tune.combine import SINGLE
 from ray_app.tune.run import TuneRun, run
 
+Measured = TypeVar("Measured")
 BASELINE = "max_softmax"
 """The detector that the others must beat on attacked rows."""
 
@@ -70,6 +71,18 @@ def seeded(plan: Plan, seed: int, folder: Path) -> tuple[TuneSpec, SuiteSpec]:
         if entry["dataset"] == original:
             entry["dataset"] = str(changed)
     return parse(sweep, TuneSpec, f"seed {seed}"), parse(suite, SuiteSpec, f"seed {seed}")
+
+
+def each_seed(plan: Plan, measure: Callable[[Plan, int, Path, Reporter], Measured]) -> list[Measured]:
+    """Return what is measured of each seed, on a local Ray, in folders that are gone afterwards."""
+    # Apart from the figures: who reads those through a pipe still sees that something goes on.
+    reporter = Terminal(Console(stderr=True))
+    with tempfile.TemporaryDirectory(prefix="ray-app-") as folder, session():
+        found = []
+        for seed in plan.seeds:
+            reporter.say(f"seed {seed}")
+            found.append(measure(plan, seed, Path(folder) / str(seed), reporter))
+    return found
 
 
 def measured(plan: Plan, seed: int, folder: Path, reporter: Reporter) -> dict[str, float]:
@@ -169,13 +182,7 @@ def main(argv: Sequence[str] | None = None, plan: Plan | None = None) -> None:
     """Measure and print."""
     quick = arguments(__doc__, argv)
     plan = plan or (Plan(seeds=(0,)) if quick else Plan())
-    # Apart from the figures: who reads those through a pipe still sees that something goes on.
-    reporter = Terminal(Console(stderr=True))
-    with tempfile.TemporaryDirectory(prefix="ray-app-") as folder, session():
-        found = []
-        for seed in plan.seeds:
-            reporter.say(f"seed {seed}")
-            found.append(measured(plan, seed, Path(folder) / str(seed), reporter))
+    found = each_seed(plan, measured)
     print(tables(found))
     print(json.dumps(summarised(found, parse(plan.suite, SuiteSpec, "suite"))))
 

@@ -10,22 +10,19 @@ The single candidate is the best on validation rows, which combinations were cho
 """
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from benchmarks._pairs import aligned, arguments, mean_cell
-from benchmarks.evaluate import Plan, seeded
+from benchmarks.evaluate import Plan, each_seed, seeded
 from ray_app import registry
 from ray_app.data.dataset import open_dataset
 from ray_app.methods.encoders import Encoder
 from ray_app.papers._rows import rows_of
-from ray_app.progress import Reporter, Terminal
-from ray_app.session import session
+from ray_app.progress import Reporter
 from ray_app.spec import read_yaml
 from ray_app.spec.suite import Entry
 from ray_app.tune.combine import SINGLE, OnRows
@@ -104,12 +101,7 @@ def main(argv: Sequence[str] | None = None, plan: Plan = CIFAR) -> None:
     """Measure and print."""
     if arguments(__doc__, argv):
         plan = replace(plan, seeds=plan.seeds[:1])
-    reporter = Terminal(Console(stderr=True))
-    with tempfile.TemporaryDirectory(prefix="ray-app-") as folder, session():
-        found = []
-        for seed in plan.seeds:
-            reporter.say(f"seed {seed}")
-            found.append(measured(plan, seed, Path(folder) / str(seed), reporter))
+    found = each_seed(plan, measured)
     print(table(found))
     print(json.dumps(summarised(found)))
 
